@@ -1,0 +1,195 @@
+/*-------------------------------------------------------------------------
+ *
+ * transport.h
+ *	  What the relay asks of a message broker's client library.
+ *
+ * A transport is two shared libraries.  One is loaded by client backends for
+ * DDL and name checks and contains no client library (OutboxTransportDdl).
+ * The other is loaded by relay workers only, and links the client library
+ * (OutboxTransport).  The core knows a transport by the option "library" of
+ * its foreign-data wrapper, never by name: with library 'pg_outbox_x', the
+ * worker loads $libdir/pg_outbox_x and backends load $libdir/pg_outbox_x_fdw.
+ *
+ * Contract of the way out.  The relay calls every function from its main
+ * thread.  No function takes a lock that the server knows, calls into the
+ * server beyond palloc and elog(DEBUGn/LOG) on the main thread, or blocks for
+ * longer than the time it is given.  A client library's own threads run with
+ * all signals blocked and touch nothing of the server; they hand over through
+ * the library's queue and the eventfd.
+ *
+ * send() borrows the record's memory (topic, key, payload, headers) until the
+ * record's report was returned by poll(), or until close() returned.  Every
+ * record that send() accepted is reported exactly once, unless close() comes
+ * first.
+ *
+ * Copyright (c) 2026, pg_outbox contributors
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef OUTBOX_TRANSPORT_H
+#define OUTBOX_TRANSPORT_H
+
+#define OUTBOX_TRANSPORT_ABI	1
+
+/* What a failure means for the relay; never derived from message text. */
+typedef enum OutboxFailure
+{
+	OUTBOX_OK = 0,
+	OUTBOX_RETRY,				/* passing: the client keeps trying, or it is
+								 * full (send): try again later */
+	OUTBOX_TOPIC,				/* this topic is missing or forbidden */
+	OUTBOX_DEAD,				/* this record was refused for good, alone */
+	OUTBOX_SUSPECT,				/* refused together with others: to be sent
+								 * again in careful mode */
+	OUTBOX_PURGED,				/* given back unsent or undecided by purge()
+								 * or a fatal error: to be sent again */
+	OUTBOX_FATAL,				/* this client instance is of no more use */
+	OUTBOX_CONFIG				/* settings, credentials: needs a person */
+} OutboxFailure;
+
+typedef struct OutboxError
+{
+	OutboxFailure failure;
+	char		name[64];		/* the library's error name, e.g.
+								 * MSG_SIZE_TOO_LARGE */
+	char		text[512];		/* never contains a secret */
+	char		hint[256];		/* what a person can do, or empty */
+} OutboxError;
+
+typedef struct OutboxOption
+{
+	const char *name;
+	const char *value;
+} OutboxOption;
+
+typedef struct OutboxHeader
+{
+	const char *name;			/* NUL-terminated UTF-8 */
+	const char *value;
+	size_t		value_len;
+} OutboxHeader;
+
+typedef struct OutboxRecord
+{
+	const char *topic;			/* NUL-terminated UTF-8 */
+	int32_t		partition;		/* -1: by key */
+	const char *key;			/* NULL: no key */
+	size_t		key_len;
+	const char *payload;		/* NULL: tombstone */
+	size_t		payload_len;
+	int			nheaders;
+	const OutboxHeader *headers;
+	int64_t		timestamp_ms;	/* since 1970-01-01 UTC */
+	void	   *tag;			/* comes back in the report */
+} OutboxRecord;
+
+typedef struct OutboxReport
+{
+	void	   *tag;
+	OutboxFailure failure;		/* OK, TOPIC, DEAD, SUSPECT or PURGED */
+	char		name[64];		/* of the error, empty when OK */
+	const char *text;			/* of the error, static or valid until the
+								 * next poll() */
+} OutboxReport;
+
+typedef struct OutboxTransportConfig
+{
+	const char *server_name;
+	const char *client_id;		/* default for the library's client name */
+	int			noptions;		/* the server's and user mapping's options,
+								 * without those that belong to the core */
+	const OutboxOption *options;
+	bool		careful;		/* one record a request and in flight; a
+								 * refusal is then the record's own */
+	size_t		max_bytes;		/* bound of accepted, unreported bytes */
+	size_t		max_message_size;	/* bytes */
+} OutboxTransportConfig;
+
+typedef struct OutboxTransportStatus
+{
+	bool		connected;		/* some broker answers */
+	bool		failed;			/* error.failure is FATAL or CONFIG: close */
+	uint64_t	nerrors;		/* grows with each error seen: a change says
+								 * that "error" is new */
+	OutboxError error;			/* the last one seen; RETRY: status only */
+} OutboxTransportStatus;
+
+typedef struct OutboxClient OutboxClient;	/* the transport's own */
+
+typedef struct OutboxTransport
+{
+	int			abi;			/* OUTBOX_TRANSPORT_ABI */
+	const char *name;			/* for messages: "kafka" */
+
+	/* NULL and *error set when it can't be opened */
+	OutboxClient *(*open) (const OutboxTransportConfig *config,
+						   OutboxError *error);
+
+	/* readable when poll() may have something; owned by the client */
+	int			(*event_fd) (OutboxClient *client);
+
+	/*
+	 * Hand over one record: OK (a report will come), RETRY (full: poll, then
+	 * again), TOPIC, DEAD, FATAL or CONFIG (no report will come).
+	 */
+	OutboxFailure (*send) (OutboxClient *client, const OutboxRecord *record,
+						   OutboxError *error);
+
+	/*
+	 * Collect up to max reports and serve the library's callbacks, without
+	 * waiting.  Drains the eventfd first.  Returns how many.
+	 */
+	int			(*poll) (OutboxClient *client, OutboxReport *reports, int max);
+
+	void		(*status) (OutboxClient *client, OutboxTransportStatus *status);
+
+	/*
+	 * Is this topic there and ours to write?  Starts a look-up when none
+	 * is under way; RETRY: not known yet, ask again.  Else OK or TOPIC (with
+	 * *error).
+	 */
+	OutboxFailure (*probe_topic) (OutboxClient *client, const char *topic,
+								  OutboxError *error);
+
+	/* Send now what waits for company. */
+	void		(*flush) (OutboxClient *client);
+
+	/* Give everything back as PURGED reports (in flight included). */
+	void		(*purge) (OutboxClient *client);
+
+	/*
+	 * Destroy, within about timeout_ms.  Unreported records are forgotten.
+	 * Returns false when the library could not be stopped in time: then the
+	 * process must exit, for borrowed memory may still be read.
+	 */
+	bool		(*close) (OutboxClient *client, int timeout_ms);
+
+	/* version text of the library, for the log */
+	const char *(*version) (void);
+
+	/* bytes of memory that the library uses for a record beyond its data */
+	size_t		record_overhead;
+	size_t		header_overhead;
+} OutboxTransport;
+
+/* The symbol that a worker library exports. */
+typedef const OutboxTransport *(*OutboxTransportEntry) (void);
+#define OUTBOX_TRANSPORT_ENTRY	"outbox_transport"
+
+/* The DDL half: exported by the _fdw library, safe in any backend. */
+typedef struct OutboxTransportDdl
+{
+	int			abi;
+	const char *name;
+
+	/* NULL when the name is fine, else why it is not (static, English) */
+	const char *(*check_topic) (const char *topic, size_t len);
+
+	/* same for a header's name */
+	const char *(*check_header) (const char *name, size_t len);
+} OutboxTransportDdl;
+
+typedef const OutboxTransportDdl *(*OutboxTransportDdlEntry) (void);
+#define OUTBOX_TRANSPORT_DDL_ENTRY	"outbox_transport_ddl"
+
+#endif							/* OUTBOX_TRANSPORT_H */
