@@ -93,7 +93,7 @@ outbox_patterns_parse(const char *list, char **reason)
 	for (int i = 0; i < nitems; i++)
 	{
 		OutboxPattern *item = &patterns->items[i];
-		const char *end = strchrnul(pos, ',');
+		const char *end = pos + strcspn(pos, ",");
 		const char *from = pos;
 		const char *to = end;
 
