@@ -314,13 +314,38 @@ registry_load_public(Oid oid, MemoryContext context)
 	return load_server(oid, context, false);
 }
 
-/* A symbol of $libdir/<library><suffix>; raises when it can't be had. */
+/*
+ * A symbol of $libdir/<library><suffix>.  Whatever keeps it from being loaded
+ * (the file, a library that it needs, the symbol) is one error to the caller.
+ */
 static void *
 load_symbol(const char *library, const char *suffix, const char *symbol)
 {
+	MemoryContext context = CurrentMemoryContext;
 	char	   *path = psprintf("$libdir/%s%s", library, suffix);
-	void	   *function = load_external_function(path, symbol, true, NULL);
+	void	   *volatile function = NULL;
 
+	PG_TRY();
+	{
+		function = load_external_function(path, symbol, true, NULL);
+	}
+	PG_CATCH();
+	{
+		ErrorData  *cause;
+
+		MemoryContextSwitchTo(context);
+		cause = CopyErrorData();
+		if (cause->sqlerrcode == ERRCODE_QUERY_CANCELED ||
+			cause->sqlerrcode == ERRCODE_OUT_OF_MEMORY)
+			PG_RE_THROW();
+		FlushErrorState();
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_FILE),
+				 errmsg("library \"%s%s\" can't be loaded", library, suffix),
+				 errdetail_internal("%s", cause->message),
+				 errhint("Install pg_outbox's library for this kind of broker, and the client library that it needs.")));
+	}
+	PG_END_TRY();
 	pfree(path);
 	return function;
 }

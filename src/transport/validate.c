@@ -413,6 +413,8 @@ check_twice(const OutboxValidator *validator, int noptions,
 			if (strcmp(canonical_name(validator, options[i].name),
 					   canonical_name(validator, options[j].name)) == 0)
 				return outbox_option_error(error, ERRCODE_FDW_INVALID_OPTION_NAME,
+										   strcmp(options[i].name, options[j].name) == 0 ?
+										   psprintf("option \"%s\" is set twice", options[i].name) :
 										   psprintf("options \"%s\" and \"%s\" set the same property",
 													options[j].name, options[i].name),
 										   NULL, pstrdup("Leave out one of them."));

@@ -312,24 +312,24 @@ outbox_kafka_validator(PG_FUNCTION_ARGS)
 	PG_RETURN_VOID();
 }
 
-/* As the broker checks it. */
+/* As the broker checks it; the reasons begin a sentence. */
 static const char *
 kafka_check_topic(const char *topic, size_t len)
 {
 	if (len == 0)
-		return "a Kafka topic's name must not be empty";
+		return "A Kafka topic's name must not be empty";
 	if (len > MAX_TOPIC_LEN)
-		return "a Kafka topic's name has at most 249 characters";
+		return "A Kafka topic's name has at most 249 characters";
 	if ((len == 1 && topic[0] == '.') ||
 		(len == 2 && topic[0] == '.' && topic[1] == '.'))
-		return "a Kafka topic's name must not be \".\" or \"..\"";
+		return "A Kafka topic's name must not be \".\" or \"..\"";
 	for (size_t i = 0; i < len; i++)
 	{
 		char		c = topic[i];
 
 		if (!(c >= 'a' && c <= 'z') && !(c >= 'A' && c <= 'Z') &&
 			!(c >= '0' && c <= '9') && c != '.' && c != '_' && c != '-')
-			return "a Kafka topic's name consists of ASCII letters, digits, \".\", \"_\" and \"-\"";
+			return "A Kafka topic's name consists of ASCII letters, digits, \".\", \"_\" and \"-\"";
 	}
 	return NULL;
 }
