@@ -107,43 +107,83 @@ kafka_client_new(OutboxError *error)
 	return client;
 }
 
+/* The producer, with *error filled when librdkafka refuses the whole. */
+static rd_kafka_t *
+producer_new(OutboxClient *client, rd_kafka_conf_t *conf, OutboxError *error)
+{
+	rd_kafka_t *rk;
+	rd_kafka_resp_err_t err;
+	sigset_t	saved;
+	char		errstr[512] = "";
+
+	kafka_block_signals(&saved);
+	rk = rd_kafka_new(RD_KAFKA_PRODUCER, conf, errstr, sizeof(errstr));
+	kafka_restore_signals(&saved);
+	if (rk != NULL)
+		return rk;
+	err = rd_kafka_last_error();
+	kafka_scrub(client, errstr, sizeof(errstr));
+	kafka_error_set(error, OUTBOX_CONFIG,
+					err ? err : RD_KAFKA_RESP_ERR__INVALID_ARG, errstr);
+	return NULL;
+}
+
+/*
+ * Watch the brokers from the beginning, by an interceptor.  When it then
+ * refuses the configuration, 2.0.2 frees the interceptor's part of it, so
+ * that the rest can't be freed any more (a double free).  Hence one failure
+ * leaks a few kilobytes, and until the next success a trial without the
+ * interceptor goes first.
+ */
+static rd_kafka_t *
+watched_producer_new(OutboxClient *client, const OutboxTransportConfig *config,
+					 OutboxError *error)
+{
+	static bool failed_before = false;
+	rd_kafka_conf_t *conf;
+
+	if (failed_before)
+	{
+		rd_kafka_t *trial;
+
+		conf = kafka_config_build(client, config, error);
+		if (conf == NULL)
+			return NULL;
+		trial = producer_new(client, conf, error);
+		if (trial == NULL)
+		{
+			rd_kafka_conf_destroy(conf);
+			return NULL;
+		}
+		rd_kafka_destroy_flags(trial, RD_KAFKA_DESTROY_F_NO_CONSUMER_CLOSE);
+	}
+
+	conf = kafka_config_build(client, config, error);
+	if (conf == NULL)
+		return NULL;
+	rd_kafka_conf_interceptor_add_on_new(conf, "pg_outbox",
+										 kafka_watch_brokers, client);
+	client->rk = producer_new(client, conf, error);
+	failed_before = client->rk == NULL;
+	return client->rk;
+}
+
 /* See transport.h.  Connecting goes on in the background. */
 static OutboxClient *
 kafka_open(const OutboxTransportConfig *config, OutboxError *error)
 {
 	static const uint64_t one = 1;
 	OutboxClient *client;
-	rd_kafka_conf_t *conf;
-	sigset_t	saved;
-	char		errstr[512];
 
 	memset(error, 0, sizeof(*error));
 	client = kafka_client_new(error);
 	if (client == NULL)
 		return NULL;
-
-	conf = kafka_config_build(client, config, error);
-	if (conf == NULL)
+	if (watched_producer_new(client, config, error) == NULL)
 	{
 		kafka_client_free(client);
 		return NULL;
 	}
-
-	kafka_block_signals(&saved);
-	client->rk = rd_kafka_new(RD_KAFKA_PRODUCER, conf, errstr, sizeof(errstr));
-	kafka_restore_signals(&saved);
-	if (client->rk == NULL)
-	{
-		rd_kafka_resp_err_t err = rd_kafka_last_error();
-
-		rd_kafka_conf_destroy(conf);
-		kafka_scrub(client, errstr, sizeof(errstr));
-		kafka_error_set(error, OUTBOX_CONFIG,
-						err ? err : RD_KAFKA_RESP_ERR__INVALID_ARG, errstr);
-		kafka_client_free(client);
-		return NULL;
-	}
-
 	rd_kafka_set_log_queue(client->rk, NULL);	/* NULL: the main queue */
 	client->queue = rd_kafka_queue_get_main(client->rk);
 	rd_kafka_queue_io_event_enable(client->queue, client->fd,

@@ -119,6 +119,11 @@ remember_secret(OutboxClient *client, const OutboxOption *option)
 
 	if (!is_secret(option->name) || option->value[0] == '\0')
 		return;
+	for (int i = 0; i < client->nsecrets; i++)
+	{
+		if (strcmp(client->secrets[i], option->value) == 0)
+			return;
+	}
 	grown = realloc(client->secrets, (client->nsecrets + 1) * sizeof(char *));
 	if (grown == NULL)
 		return;
@@ -303,7 +308,5 @@ kafka_config_build(OutboxClient *client, const OutboxTransportConfig *config,
 	}
 	rd_kafka_conf_set_events(conf, RD_KAFKA_EVENT_DR | RD_KAFKA_EVENT_ERROR |
 							 RD_KAFKA_EVENT_LOG);
-	rd_kafka_conf_interceptor_add_on_new(conf, "pg_outbox",
-										 kafka_watch_brokers, client);
 	return conf;
 }
