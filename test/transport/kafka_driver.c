@@ -1,0 +1,772 @@
+/*-------------------------------------------------------------------------
+ *
+ * kafka_driver.c
+ *	  Runs the Kafka transport outside PostgreSQL, against a real broker.
+ *
+ *	kafka_driver check BOOTSTRAP				scenarios; exit code tells
+ *	kafka_driver bench BOOTSTRAP N [name=value ...]	records/s by the transport
+ *	kafka_driver plain BOOTSTRAP N [name=value ...]	by librdkafka alone
+ *	kafka_driver latency BOOTSTRAP N RATE [name=value ...]
+ *	kafka_driver stream BOOTSTRAP N RATE TOPIC	send, print, verify: for
+ *												outages made from outside
+ *
+ * The broker must let this client create topics, and have
+ * auto.create.topics.enable=false.
+ *
+ * Copyright (c) 2026, pg_outbox contributors
+ *
+ *-------------------------------------------------------------------------
+ */
+#include <poll.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/resource.h>
+#include <time.h>
+#include <unistd.h>
+
+#include <librdkafka/rdkafka.h>
+
+#include "transport/transport.h"
+
+extern const OutboxTransport kafka_transport;
+extern void kafka_log_line(int level, const char *facility, const char *text);
+
+#define T kafka_transport
+#define MAX_REPORTS 1024
+
+static const char *bootstrap;
+static OutboxOption options[32];
+static int	noptions;
+static int	failures;
+
+void
+kafka_log_line(int level, const char *facility, const char *text)
+{
+	fprintf(stderr, "# %d %s %s\n", level, facility, text);
+}
+
+static double
+now(void)
+{
+	struct timespec ts;
+
+	clock_gettime(CLOCK_MONOTONIC, &ts);
+	return ts.tv_sec + ts.tv_nsec / 1e9;
+}
+
+static void
+ok(bool good, const char *what)
+{
+	printf("%s - %s\n", good ? "ok" : "not ok", what);
+	fflush(stdout);
+	failures += !good;
+}
+
+static OutboxClient *
+client_open(bool careful)
+{
+	OutboxTransportConfig config = {
+		.server_name = "driver", .client_id = "pg_outbox_driver",
+		.noptions = noptions, .options = options, .careful = careful,
+		.max_bytes = 64 << 20, .max_message_size = 16 << 20,
+	};
+	OutboxError error;
+	OutboxClient *client = T.open(&config, &error);
+
+	if (client == NULL)
+		printf("# open: %d %s %s\n", error.failure, error.name, error.text);
+	return client;
+}
+
+/* Create a topic and wait until it is known; config: "name=value" or NULL. */
+static void
+topic_admin(const char *topic, int partitions, const char *config)
+{
+	char		errstr[256];
+	rd_kafka_conf_t *conf = rd_kafka_conf_new();
+	rd_kafka_t *rk;
+	rd_kafka_queue_t *queue;
+	rd_kafka_event_t *event;
+
+	rd_kafka_conf_set(conf, "bootstrap.servers", bootstrap, NULL, 0);
+	rk = rd_kafka_new(RD_KAFKA_PRODUCER, conf, errstr, sizeof(errstr));
+	queue = rd_kafka_queue_new(rk);
+	if (partitions > 0)
+	{
+		rd_kafka_NewTopic_t *spec = rd_kafka_NewTopic_new(topic, partitions, 1,
+														  errstr, sizeof(errstr));
+
+		if (config != NULL)
+		{
+			char		name[128];
+			const char *eq = strchr(config, '=');
+
+			snprintf(name, sizeof(name), "%.*s", (int) (eq - config), config);
+			rd_kafka_NewTopic_set_config(spec, name, eq + 1);
+		}
+		rd_kafka_CreateTopics(rk, &spec, 1, NULL, queue);
+		rd_kafka_NewTopic_destroy(spec);
+	}
+	else
+	{
+		rd_kafka_DeleteTopic_t *spec = rd_kafka_DeleteTopic_new(topic);
+
+		rd_kafka_DeleteTopics(rk, &spec, 1, NULL, queue);
+		rd_kafka_DeleteTopic_destroy(spec);
+	}
+	event = rd_kafka_queue_poll(queue, 20000);
+	if (event == NULL || rd_kafka_event_error(event))
+		printf("# topic %s: failed\n", topic);
+	if (event)
+		rd_kafka_event_destroy(event);
+	rd_kafka_queue_destroy(queue);
+	rd_kafka_destroy(rk);
+}
+
+/* Read all of a topic's partitions; calls back for each record. */
+static int
+consume(const char *topic, int partitions,
+		void (*each) (const rd_kafka_message_t *message, void *arg), void *arg)
+{
+	char		errstr[256];
+	rd_kafka_conf_t *conf = rd_kafka_conf_new();
+	rd_kafka_topic_partition_list_t *list;
+	rd_kafka_t *rk;
+	int			n = 0;
+	int			at_end = 0;
+
+	rd_kafka_conf_set(conf, "bootstrap.servers", bootstrap, NULL, 0);
+	rd_kafka_conf_set(conf, "group.id", "driver", NULL, 0);
+	rd_kafka_conf_set(conf, "enable.partition.eof", "true", NULL, 0);
+	rk = rd_kafka_new(RD_KAFKA_CONSUMER, conf, errstr, sizeof(errstr));
+	rd_kafka_poll_set_consumer(rk);
+	list = rd_kafka_topic_partition_list_new(partitions);
+	for (int i = 0; i < partitions; i++)
+		rd_kafka_topic_partition_list_add(list, topic, i)->offset =
+			RD_KAFKA_OFFSET_BEGINNING;
+	rd_kafka_assign(rk, list);
+	rd_kafka_topic_partition_list_destroy(list);
+	for (double until = now() + 60; at_end < partitions && now() < until;)
+	{
+		rd_kafka_message_t *message = rd_kafka_consumer_poll(rk, 1000);
+
+		if (message == NULL)
+			continue;
+		if (message->err == RD_KAFKA_RESP_ERR__PARTITION_EOF)
+			at_end++;
+		else if (!message->err)
+		{
+			n++;
+			if (each)
+				each(message, arg);
+		}
+		rd_kafka_message_destroy(message);
+	}
+	rd_kafka_consumer_close(rk);
+	rd_kafka_destroy(rk);
+	return n;
+}
+
+/* What came back of a client: counts by class, and the class of each tag. */
+typedef struct Tally
+{
+	int			total;
+	int			by[OUTBOX_CONFIG + 1];
+	signed char *of_tag;		/* may be NULL */
+	char		name[64];		/* of the last failure */
+} Tally;
+
+static void
+gather(OutboxClient *client, Tally *tally)
+{
+	static OutboxReport reports[MAX_REPORTS];
+	int			n;
+
+	while ((n = T.poll(client, reports, MAX_REPORTS)) > 0)
+	{
+		for (int i = 0; i < n; i++)
+		{
+			tally->total++;
+			tally->by[reports[i].failure]++;
+			if (tally->of_tag)
+				tally->of_tag[(intptr_t) reports[i].tag] = reports[i].failure;
+			if (reports[i].failure != OUTBOX_OK)
+				memcpy(tally->name, reports[i].name, sizeof(tally->name));
+		}
+	}
+}
+
+/* Sleep on the eventfd alone: a lost wake-up shows as a timeout. */
+static bool
+wait_total(OutboxClient *client, Tally *tally, int total, double seconds)
+{
+	double		until = now() + seconds;
+
+	for (;;)
+	{
+		struct pollfd pfd = {.fd = T.event_fd(client), .events = POLLIN};
+		int			ms = (int) ((until - now()) * 1000);
+
+		gather(client, tally);
+		if (tally->total >= total)
+			return true;
+		if (ms <= 0)
+			return false;
+		poll(&pfd, 1, ms);
+	}
+}
+
+static OutboxFailure
+send_one(OutboxClient *client, const char *topic, int partition,
+		 const char *payload, size_t size, intptr_t tag, OutboxError *error)
+{
+	static const OutboxHeader header = {"message-id",
+	"0190c0de-0000-8000-8000-000000000001", 36};
+	OutboxRecord record = {
+		.topic = topic, .partition = partition, .key = "key", .key_len = 3,
+		.payload = payload, .payload_len = size, .nheaders = 1,
+		.headers = &header, .timestamp_ms = 1700000000000, .tag = (void *) tag,
+	};
+
+	return T.send(client, &record, error);
+}
+
+/* probe_topic() until it knows */
+static OutboxFailure
+probe(OutboxClient *client, const char *topic, OutboxError *error)
+{
+	for (double until = now() + 10; now() < until;)
+	{
+		OutboxFailure failure = T.probe_topic(client, topic, error);
+		struct pollfd pfd = {.fd = T.event_fd(client), .events = POLLIN};
+		Tally		tally = {0};
+
+		if (failure != OUTBOX_RETRY)
+			return failure;
+		poll(&pfd, 1, 100);
+		gather(client, &tally);
+	}
+	return OUTBOX_RETRY;
+}
+
+static void
+topic_name(char *out, const char *stem)
+{
+	sprintf(out, "%s-%d-%ld", stem, (int) getpid(), (long) time(NULL));
+}
+
+static void
+seen_values(const rd_kafka_message_t *message, void *arg)
+{
+	char	   *seen = arg;
+	rd_kafka_headers_t *headers;
+	const void *value;
+	size_t		size;
+
+	*strchr(seen, 0) = message->payload == NULL ? 'N'
+		: message->len == 0 ? 'E' : 'V';
+	if (!rd_kafka_message_headers(message, &headers) &&
+		!rd_kafka_header_get_last(headers, "message-id", &value, &size) &&
+		size == 36)
+		strcat(seen, "h");
+	if (rd_kafka_message_timestamp(message, NULL) == 1700000000000)
+		strcat(seen, "t");
+	if (message->key_len == 3)
+		strcat(seen, "k");
+}
+
+static void
+check_basics(void)
+{
+	char		topic[128];
+	char		seen[64] = "";
+	OutboxClient *client;
+	OutboxError error;
+	OutboxTransportStatus status;
+	Tally		tally = {0};
+
+	topic_name(topic, "basics");
+	topic_admin(topic, 1, NULL);
+	client = client_open(false);
+	send_one(client, topic, -1, "x", 1, 0, &error);
+	send_one(client, topic, -1, "", 0, 1, &error);
+	send_one(client, topic, 0, NULL, 0, 2, &error);
+	ok(wait_total(client, &tally, 3, 10) && tally.by[OUTBOX_OK] == 3,
+	   "three records delivered");
+	consume(topic, 1, seen_values, seen);
+	ok(strcmp(seen, "VhtkEhtkNhtk") == 0,
+	   "value, empty value and tombstone, with header, time and key");
+	T.status(client, &status);
+	ok(status.connected && !status.failed, "connected");
+	ok(send_one(client, topic, 7, "x", 1, 3, &error) == OUTBOX_TOPIC &&
+	   strcmp(error.name, "_UNKNOWN_PARTITION") == 0,
+	   "a partition that may be missing: TOPIC");
+	ok(probe(client, topic, &error) == OUTBOX_OK, "probe: the topic is there");
+	ok(send_one(client, topic, 7, "x", 1, 3, &error) == OUTBOX_DEAD,
+	   "a partition that is missing: DEAD");
+	ok(send_one(client, "no spaces!", -1, "x", 1, 4, &error) == OUTBOX_OK &&
+	   wait_total(client, &tally, 4, 10) && tally.by[OUTBOX_DEAD] == 1 &&
+	   send_one(client, "no spaces!", -1, "x", 1, 4, &error) == OUTBOX_DEAD,
+	   "an impossible topic: DEAD, then at once");
+	ok(T.close(client, 5000), "closed");
+}
+
+static void
+check_too_large(void)
+{
+	enum
+	{
+		N = 40, BAD = 17
+	};
+	char		topic[128];
+	char	   *big = calloc(1, 20 << 20);
+	signed char of_tag[N];
+	OutboxClient *client;
+	OutboxError error;
+	OutboxTransportStatus status;
+	Tally		tally = {.of_tag = of_tag};
+	int			accepted = 0;
+	int			left = 0;
+
+	topic_name(topic, "toolarge");
+	topic_admin(topic, 1, "max.message.bytes=9000");
+	client = client_open(false);
+	ok(send_one(client, topic, -1, big, 18 << 20, 0, &error) == OUTBOX_DEAD,
+	   "larger than the client's limit: DEAD at once");
+	for (int i = 0; i < N; i++)
+		accepted += send_one(client, topic, -1, big, i == BAD ? 10000 : 100, i,
+							 &error) == OUTBOX_OK;
+	ok(accepted == N, "a batch with one record too large is accepted");
+	wait_total(client, &tally, N, 10);
+	T.status(client, &status);
+	ok(status.failed && status.error.failure == OUTBOX_FATAL,
+	   "its refusal is FATAL for a gapless client");
+	printf("# %s: %s\n", status.error.name, status.error.text);
+	ok(send_one(client, topic, -1, big, 10, 0, &error) == OUTBOX_FATAL,
+	   "nothing more is taken");
+	T.purge(client);
+	wait_total(client, &tally, N, 10);
+	printf("# ok %d suspect %d purged %d\n", tally.by[OUTBOX_OK],
+		   tally.by[OUTBOX_SUSPECT], tally.by[OUTBOX_PURGED]);
+	ok(tally.total == N && of_tag[BAD] == OUTBOX_SUSPECT &&
+	   tally.by[OUTBOX_DEAD] == 0, "every record is reported once");
+	ok(T.close(client, 5000), "closed");
+
+	client = client_open(true);
+	memset(tally.by, 0, sizeof(tally.by));
+	tally.total = 0;
+	for (int i = 0; i < N; i++)
+	{
+		if (of_tag[i] != OUTBOX_OK)
+			left += send_one(client, topic, -1, big, i == BAD ? 10000 : 100, i,
+							 &error) == OUTBOX_OK;
+	}
+	ok(wait_total(client, &tally, left, 20) && tally.by[OUTBOX_DEAD] == 1 &&
+	   of_tag[BAD] == OUTBOX_DEAD && tally.by[OUTBOX_OK] == left - 1,
+	   "sent carefully, only the one is DEAD");
+	T.status(client, &status);
+	ok(!status.failed, "and the careful client lives on");
+	ok(T.close(client, 5000), "closed");
+	ok(consume(topic, 1, NULL, NULL) == N - 1, "each of the others is there once");
+	free(big);
+}
+
+static void
+check_missing_topic(void)
+{
+	char		here[128];
+	char		missing[128];
+	OutboxClient *client;
+	OutboxError error;
+	Tally		tally = {0};
+	double		start;
+	double		took = 0;
+
+	topic_name(here, "here");
+	topic_name(missing, "missing");
+	topic_admin(here, 1, NULL);
+	client = client_open(false);
+	start = now();
+	for (int i = 0; i < 100; i++)
+	{
+		send_one(client, missing, -1, "x", 1, i, &error);
+		send_one(client, here, -1, "x", 1, i, &error);
+	}
+	wait_total(client, &tally, 100, 5);
+	took = now() - start;
+	ok(tally.by[OUTBOX_OK] == 100 && took < 3,
+	   "another topic is not held up by a missing one");
+	wait_total(client, &tally, 200, 20);
+	printf("# reported missing after %.1f s\n", now() - start);
+	ok(tally.by[OUTBOX_TOPIC] == 100 && now() - start < 8,
+	   "a missing topic is reported as TOPIC");
+	ok(send_one(client, missing, -1, "x", 1, 0, &error) == OUTBOX_TOPIC &&
+	   probe(client, missing, &error) == OUTBOX_TOPIC &&
+	   strstr(error.name, "UNKNOWN_TOPIC") != NULL, "send and probe say so");
+	topic_admin(missing, 1, NULL);
+	start = now();
+	while (probe(client, missing, &error) != OUTBOX_OK && now() - start < 10)
+		;
+	printf("# found after %.1f s\n", now() - start);
+	for (int i = 0; i < 100; i++)
+		send_one(client, missing, -1, "x", 1, i, &error);
+	ok(wait_total(client, &tally, 300, 10) && tally.by[OUTBOX_OK] == 200 &&
+	   consume(missing, 1, NULL, NULL) == 100,
+	   "once created, the same client delivers");
+
+	/* and deleted under load */
+	tally.total = 0;
+	memset(tally.by, 0, sizeof(tally.by));
+	int			sent = 0;
+
+	for (start = now(), took = 0; now() - start < 8;)
+	{
+		if (took == 0 && now() - start > 1)
+		{
+			topic_admin(missing, 0, NULL);
+			took = 1;
+		}
+		for (int i = 0; i < 20; i++)
+			sent += send_one(client, missing, -1, "x", 1, i, &error) == OUTBOX_OK;
+		gather(client, &tally);
+		poll(NULL, 0, 1);
+	}
+	wait_total(client, &tally, sent, 10);
+	printf("# sent %d: ok %d topic %d other %d\n", sent, tally.by[OUTBOX_OK],
+		   tally.by[OUTBOX_TOPIC], tally.total - tally.by[OUTBOX_OK] -
+		   tally.by[OUTBOX_TOPIC]);
+	ok(tally.total == sent, "a topic deleted under load: all are reported");
+	ok(T.close(client, 5000), "closed");
+}
+
+static void
+check_purge_and_down(void)
+{
+	char		topic[128];
+	OutboxClient *client;
+	OutboxError error;
+	OutboxTransportStatus status;
+	Tally		tally = {0};
+	OutboxOption saved = options[0];
+	double		start;
+
+	/* nobody listens there */
+	options[0].value = "127.0.0.1:9";
+	client = client_open(false);
+	for (int i = 0; i < 1000; i++)
+		send_one(client, "any", -1, "x", 1, i, &error);
+	wait_total(client, &tally, 1, 2);
+	T.status(client, &status);
+	printf("# %s: %s\n", status.error.name, status.error.text);
+	ok(!status.connected && !status.failed && status.nerrors > 0 &&
+	   status.error.failure == OUTBOX_RETRY, "no broker: status only");
+	T.purge(client);
+	ok(wait_total(client, &tally, 1000, 5) && tally.by[OUTBOX_PURGED] == 1000,
+	   "purge returns everything without a broker");
+	start = now();
+	ok(T.close(client, 5000) && now() - start < 3, "closed soon");
+	options[0] = saved;
+
+	topic_name(topic, "purge");
+	topic_admin(topic, 1, NULL);
+	client = client_open(false);
+	memset(&tally, 0, sizeof(tally));
+	for (int i = 0; i < 100000; i++)
+		send_one(client, topic, -1, "x", 1, i, &error);
+	T.purge(client);
+	ok(wait_total(client, &tally, 100000, 10) &&
+	   tally.by[OUTBOX_OK] + tally.by[OUTBOX_PURGED] == 100000,
+	   "purge under load returns everything");
+	printf("# ok %d purged %d\n", tally.by[OUTBOX_OK], tally.by[OUTBOX_PURGED]);
+	T.status(client, &status);
+	ok(!status.failed, "which is not a failure");
+	ok(T.close(client, 5000), "closed");
+	client = client_open(false);
+	for (int i = 0; i < 100000; i++)
+		send_one(client, topic, -1, "x", 1, i, &error);
+	ok(T.close(client, 5000), "closed with records in flight");
+}
+
+static void
+check_options(void)
+{
+	OutboxTransportConfig config = {.server_name = "s", .max_bytes = 1 << 20,
+	.max_message_size = 1 << 20, .options = options};
+	OutboxError error;
+	int			saved = noptions;
+
+	options[noptions++] = (OutboxOption) {"sasl.mechanism", "hunter2"};
+	options[noptions++] = (OutboxOption) {"linger.ms", "hunter2"};
+	config.noptions = noptions;
+	ok(T.open(&config, &error) == NULL && error.failure == OUTBOX_CONFIG &&
+	   strstr(error.text, "linger.ms") && !strstr(error.text, "hunter2"),
+	   "a bad value: CONFIG names the option, not the value");
+	options[noptions - 1] = (OutboxOption) {"no.such", "1"};
+	ok(T.open(&config, &error) == NULL && error.failure == OUTBOX_CONFIG &&
+	   strstr(error.text, "no.such"), "an unknown option: CONFIG");
+	options[noptions - 1] = (OutboxOption) {"security.protocol", "sasl_plaintext"};
+	ok(T.open(&config, &error) == NULL && error.failure == OUTBOX_CONFIG &&
+	   !strstr(error.text, "secret"), "contradicting options: CONFIG");
+	printf("# %s\n", error.text);
+	noptions = 1;
+	config.noptions = 0;
+	ok(T.open(&config, &error) == NULL && error.failure == OUTBOX_CONFIG,
+	   "no bootstrap servers: CONFIG");
+	noptions = saved;
+}
+
+static void
+report_rate(const char *what, int n, double took)
+{
+	struct rusage usage;
+
+	getrusage(RUSAGE_SELF, &usage);
+	printf("%s: %d records in %.2f s, %.0f/s, cpu %.2f s, max rss %ld MB\n",
+		   what, n, took, n / took,
+		   usage.ru_utime.tv_sec + usage.ru_utime.tv_usec / 1e6 +
+		   usage.ru_stime.tv_sec + usage.ru_stime.tv_usec / 1e6,
+		   usage.ru_maxrss / 1024);
+}
+
+#define BENCH_WINDOW	100000	/* records in flight */
+
+static char bench_payload[200];
+
+static int
+bench(int n)
+{
+	char		topic[128];
+	OutboxClient *client;
+	OutboxError error;
+	Tally		tally = {0};
+	int			sent = 0;
+	double		start;
+
+	topic_name(topic, "bench");
+	topic_admin(topic, 1, NULL);
+	client = client_open(false);
+	start = now();
+	while (sent < n)
+	{
+		while (sent < n && sent - tally.total < BENCH_WINDOW &&
+			   send_one(client, topic, -1, bench_payload, 200, sent, &error) ==
+			   OUTBOX_OK)
+			if (++sent % 500 == 0)
+				break;
+		if (sent % 500 == 0)
+			gather(client, &tally);
+		if (sent - tally.total >= BENCH_WINDOW)
+			wait_total(client, &tally, tally.total + 1000, 1);
+	}
+	wait_total(client, &tally, n, 60);
+	report_rate("transport", tally.by[OUTBOX_OK], now() - start);
+	T.close(client, 5000);
+	topic_admin(topic, 0, NULL);
+	return tally.by[OUTBOX_OK] != n;
+}
+
+static volatile int plain_done;
+
+static void
+plain_report(rd_kafka_t *rk, const rd_kafka_message_t *message, void *opaque)
+{
+	(void) rk;
+	(void) opaque;
+	plain_done += message->err == 0;
+}
+
+/* As anybody would write it: callbacks, defaults but for the guarantees. */
+static int
+plain(int n)
+{
+	char		topic[128];
+	char		errstr[256];
+	rd_kafka_conf_t *conf = rd_kafka_conf_new();
+	rd_kafka_t *rk;
+	double		start;
+
+	topic_name(topic, "plain");
+	topic_admin(topic, 1, NULL);
+	rd_kafka_conf_set(conf, "enable.idempotence", "true", NULL, 0);
+	rd_kafka_conf_set(conf, "enable.gapless.guarantee", "true", NULL, 0);
+	rd_kafka_conf_set(conf, "queue.buffering.max.messages", "0", NULL, 0);
+	for (int i = 0; i < noptions; i++)
+		rd_kafka_conf_set(conf, options[i].name, options[i].value, NULL, 0);
+	rd_kafka_conf_set_dr_msg_cb(conf, plain_report);
+	rk = rd_kafka_new(RD_KAFKA_PRODUCER, conf, errstr, sizeof(errstr));
+	start = now();
+	for (int i = 0; i < n; i++)
+	{
+		while (i - plain_done >= BENCH_WINDOW)
+			rd_kafka_poll(rk, 10);
+		rd_kafka_producev(rk, RD_KAFKA_V_TOPIC(topic),
+						  RD_KAFKA_V_KEY("key", 3),
+						  RD_KAFKA_V_VALUE(bench_payload, 200),
+						  RD_KAFKA_V_HEADER("message-id",
+											"0190c0de-0000-8000-8000-000000000001", 36),
+						  RD_KAFKA_V_TIMESTAMP(1700000000000), RD_KAFKA_V_END);
+		if (i % 500 == 0)
+			rd_kafka_poll(rk, 0);
+	}
+	rd_kafka_flush(rk, 60000);
+	report_rate("plain", plain_done, now() - start);
+	rd_kafka_destroy(rk);
+	topic_admin(topic, 0, NULL);
+	return plain_done != n;
+}
+
+static int
+by_value(const void *a, const void *b)
+{
+	double		d = *(const double *) a - *(const double *) b;
+
+	return d < 0 ? -1 : d > 0;
+}
+
+/* From send() to the report, one record at a time on a steady schedule. */
+static int
+latency(int n, double rate)
+{
+	char		topic[128];
+	double	   *took = calloc(n, sizeof(double));
+	OutboxClient *client;
+	OutboxError error;
+	Tally		tally = {0};
+	double		start;
+
+	topic_name(topic, "latency");
+	topic_admin(topic, 1, NULL);
+	client = client_open(false);
+	send_one(client, topic, -1, "x", 1, 0, &error);
+	wait_total(client, &tally, 1, 10);
+	start = now();
+	for (int i = 0; i < n; i++)
+	{
+		double		due = start + i / rate;
+		double		begin;
+
+		if (due > now())
+			usleep((useconds_t) ((due - now()) * 1e6));
+		begin = now();
+		send_one(client, topic, -1, bench_payload, 200, i, &error);
+		wait_total(client, &tally, i + 2, 10);
+		took[i] = (now() - begin) * 1000;
+	}
+	qsort(took, n, sizeof(double), by_value);
+	printf("latency: p50 %.2f ms, p95 %.2f, p99 %.2f, max %.2f\n", took[n / 2],
+		   took[n * 95 / 100], took[n * 99 / 100], took[n - 1]);
+	T.close(client, 5000);
+	topic_admin(topic, 0, NULL);
+	return 0;
+}
+
+typedef struct Order
+{
+	int			next;
+	int			bad;
+} Order;
+
+static void
+seen_number(const rd_kafka_message_t *message, void *arg)
+{
+	Order	   *order = arg;
+
+	if (atoi(message->payload) != order->next)
+	{
+		if (order->bad++ < 5)
+			printf("# expected %d, found %d at offset %ld\n", order->next,
+				   atoi(message->payload), (long) message->offset);
+	}
+	order->next = atoi(message->payload) + 1;
+}
+
+/* A steady stream through whatever happens to the broker meanwhile. */
+static int
+stream(int n, double rate, const char *topic)
+{
+	char	   *values = malloc((size_t) n * 12);
+	OutboxClient *client;
+	OutboxError error;
+	OutboxTransportStatus status;
+	Tally		tally = {0};
+	Order		order = {0};
+	bool		connected = false;
+	uint64_t	nerrors = 0;
+	int			sent = 0;
+	int			found;
+	double		start;
+
+	topic_admin(topic, 1, NULL);
+	client = client_open(false);
+	start = now();
+	while (tally.total < n && now() - start < n / rate + 90)
+	{
+		while (sent < n && sent < (now() - start) * rate)
+		{
+			char	   *value = values + (size_t) sent * 12;
+
+			snprintf(value, 12, "%d", sent);
+			if (send_one(client, topic, -1, value, strlen(value), sent,
+						 &error) != OUTBOX_OK)
+				break;
+			sent++;
+		}
+		wait_total(client, &tally, tally.total + 1, 0.002);
+		T.status(client, &status);
+		if (status.connected != connected || status.nerrors != nerrors)
+			printf("# %.1f s: connected %d failed %d in flight %d %s: %s\n",
+				   now() - start, status.connected, status.failed,
+				   sent - tally.total, status.error.name, status.error.text);
+		connected = status.connected;
+		nerrors = status.nerrors;
+		fflush(stdout);
+	}
+	T.close(client, 5000);
+	printf("# sent %d reported %d ok %d\n", sent, tally.total,
+		   tally.by[OUTBOX_OK]);
+	found = consume(topic, 1, seen_number, &order);
+	ok(tally.by[OUTBOX_OK] == n && found == n && order.bad == 0,
+	   "each once and in order");
+	printf("# found %d, out of order %d\n", found, order.bad);
+	return failures;
+}
+
+int
+main(int argc, char **argv)
+{
+	const char *command = argc > 2 ? argv[1] : "";
+	int			n = argc > 3 ? atoi(argv[3]) : 0;
+
+	if (argc < 3)
+		return 2;
+	bootstrap = argv[2];
+	options[noptions++] = (OutboxOption) {"bootstrap.servers", bootstrap};
+	for (int i = 3; i < argc && noptions < 32; i++)
+	{
+		char	   *eq = strchr(argv[i], '=');
+
+		if (eq == NULL)
+			continue;
+		*eq = '\0';
+		options[noptions++] = (OutboxOption) {argv[i], eq + 1};
+	}
+	if (strcmp(command, "bench") == 0)
+		return bench(n);
+	if (strcmp(command, "plain") == 0)
+		return plain(n);
+	if (strcmp(command, "latency") == 0 && argc > 4)
+		return latency(n, atof(argv[4]));
+	if (strcmp(command, "stream") == 0 && argc > 5)
+		return stream(n, atof(argv[4]), argv[5]);
+	if (strcmp(command, "check") != 0)
+		return 2;
+	check_options();
+	check_basics();
+	check_too_large();
+	check_missing_topic();
+	check_purge_and_down();
+	return failures != 0;
+}

@@ -1,0 +1,154 @@
+/*-------------------------------------------------------------------------
+ *
+ * kafka.h
+ *	  What the parts of the Kafka worker transport share.
+ *
+ * One producer handle is one OutboxClient.  Three kinds of threads meet here:
+ *
+ *	main		the relay: every function of the transport's table
+ *	librdkafka	its own, signals blocked: they enter our code in one place,
+ *				the broker state interceptor (kafka_report.c), which only
+ *				touches atomics and the eventfd
+ *	prober		one a client, started when a topic is first looked up, since
+ *				librdkafka's metadata call blocks (kafka_probe.c)
+ *
+ * Nothing but kafka_module.c calls the server, so the same objects run in a
+ * plain test program.
+ *
+ * Copyright (c) 2026, pg_outbox contributors
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef OUTBOX_KAFKA_H
+#define OUTBOX_KAFKA_H
+
+#include <pthread.h>
+#include <signal.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <librdkafka/rdkafka.h>
+
+#include "transport/transport.h"
+
+/* A topic that this client has used; lives as long as the client. */
+typedef struct KafkaTopic
+{
+	struct KafkaTopic *next;	/* in its hash bucket */
+	rd_kafka_topic_t *rkt;
+	bool		invalid;		/* the broker takes no such name */
+
+	/* The last look-up; guarded by OutboxClient.probe_lock. */
+	struct KafkaTopic *probe_next;	/* in the prober's queue */
+	int			probe_state;	/* KafkaProbeState */
+	rd_kafka_resp_err_t probe_err;
+	int			partitions;		/* as of looked_up */
+	int64_t		looked_up;		/* monotonic ms, 0: never */
+	int64_t		probe_started;
+	char		name[];
+} KafkaTopic;
+
+#define KAFKA_TOPIC_BUCKETS 256
+
+struct OutboxClient
+{
+	rd_kafka_t *rk;
+	rd_kafka_queue_t *queue;	/* the main queue: reports, errors, logs */
+	int			fd;				/* eventfd */
+	bool		careful;
+	bool		lingers;		/* linger.ms is not 0 */
+	bool		purging;		/* purge() was called */
+	bool		debug;			/* option "debug" is set: the library may log */
+	uint64_t	accepted;		/* sent, not reported yet */
+	int64_t		opened_ms;
+
+	KafkaTopic *topics[KAFKA_TOPIC_BUCKETS];
+	KafkaTopic *last_topic;		/* of the last send() */
+
+	/*
+	 * Events taken off the queue: the one being handed out by poll(), and
+	 * those that send() found when it looked for failures (kafka_send.c).
+	 */
+	rd_kafka_event_t *event;
+	rd_kafka_event_t **ahead;
+	int			ahead_len;
+	int			ahead_pos;
+	int			ahead_size;
+	bool		failure_ahead;	/* a failed report waits for poll() */
+	int64_t		drained_tick;	/* coarse ms when the queue was last empty */
+
+	/* status */
+	atomic_int	brokers_up;
+	uint64_t	nerrors;
+	bool		failed;
+	bool		refused_config; /* a report blamed the configuration */
+	OutboxError error;
+	int64_t		config_error_ms;	/* when "error" was last a CONFIG one */
+
+	/* prober */
+	pthread_mutex_t probe_lock;
+	pthread_cond_t probe_wake;
+	pthread_t	prober;
+	bool		prober_runs;
+	bool		probe_stop;
+	KafkaTopic *probe_queue;
+
+	/* values of secret options, to keep them out of texts */
+	char	  **secrets;
+	int			nsecrets;
+};
+
+/* kafka_config.c */
+extern rd_kafka_conf_t *kafka_config_build(OutboxClient *client,
+										   const OutboxTransportConfig *config,
+										   OutboxError *error);
+extern void kafka_config_batch_refused(OutboxClient *client);
+extern void kafka_config_lived(int64_t lived_ms);
+extern void kafka_scrub(const OutboxClient *client, char *text, size_t size);
+
+/* kafka_send.c */
+extern KafkaTopic *kafka_topic_get(OutboxClient *client, const char *name,
+								   OutboxError *error);
+extern KafkaTopic *kafka_topic_find(OutboxClient *client, const char *name);
+extern void kafka_topics_destroy(OutboxClient *client);
+extern OutboxFailure kafka_send(OutboxClient *client,
+								const OutboxRecord *record,
+								OutboxError *error);
+
+/* kafka_report.c */
+extern int	kafka_poll(OutboxClient *client, OutboxReport *reports, int max);
+extern void kafka_look_ahead(OutboxClient *client);
+extern void kafka_status(OutboxClient *client, OutboxTransportStatus *status);
+extern OutboxFailure kafka_error_set(OutboxError *error, OutboxFailure failure,
+									 rd_kafka_resp_err_t err,
+									 const char *text);
+extern rd_kafka_resp_err_t kafka_watch_brokers(rd_kafka_t *rk,
+											   const rd_kafka_conf_t *conf,
+											   void *opaque, char *errstr,
+											   size_t errstr_size);
+extern void kafka_events_destroy(OutboxClient *client);
+
+/* kafka_probe.c */
+extern OutboxFailure kafka_probe_topic(OutboxClient *client, const char *topic,
+									   OutboxError *error);
+extern void kafka_probe_stop(OutboxClient *client);
+extern bool kafka_partition_missing(OutboxClient *client, KafkaTopic *topic,
+									int32_t partition);
+extern void kafka_verdict_add(const char *topic, rd_kafka_resp_err_t err);
+extern rd_kafka_resp_err_t kafka_verdict_find(const char *topic);
+extern void kafka_verdict_lift(const char *topic);
+extern bool kafka_verdicts_any(void);
+
+/* kafka.c */
+extern const OutboxTransport kafka_transport;
+extern void kafka_wake(OutboxClient *client);
+extern int64_t kafka_now_ms(void);
+extern void kafka_block_signals(sigset_t *saved);
+extern void kafka_restore_signals(const sigset_t *saved);
+
+/* kafka_module.c, or the test program: a line of the library's own log */
+extern void kafka_log_line(int level, const char *facility, const char *text);
+
+#endif							/* OUTBOX_KAFKA_H */

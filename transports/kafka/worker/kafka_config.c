@@ -1,0 +1,312 @@
+/*-------------------------------------------------------------------------
+ *
+ * kafka_config.c
+ *	  From a server's options to librdkafka's configuration.
+ *
+ * Three layers, the later wins: our defaults, the user's options, and what
+ * the relay's promises need.  Values were checked by the DDL; a text made
+ * here names an option and never its value.
+ *
+ * Copyright (c) 2026, pg_outbox contributors
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "kafka.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <strings.h>
+
+/* What a record needs on the wire beyond its payload: key, headers, framing. */
+#define WIRE_ROOM			(1024 * 1024)
+#define MAX_MESSAGE_BYTES	1000000000
+
+#define BATCH_SIZE			1000000
+#define BATCH_SIZE_MIN		16384
+#define BATCH_GROW_MS		(10 * 60 * 1000)
+
+/* Defaults: an option of the user replaces them. */
+static const OutboxOption defaults[] = {
+	/*
+	 * No lingering: while a request is on its way the next batch fills up by
+	 * itself, and a lone record leaves at once.
+	 */
+	{"linger.ms", "0"},
+	{"socket.nagle.disable", "true"},
+	{"socket.keepalive.enable", "true"},
+
+	/* as the Java client spreads keys */
+	{"partitioner", "murmur2_random"},
+
+	/*
+	 * How long an unknown topic counts as "just being created".  Metadata is
+	 * asked for once a second meanwhile.
+	 */
+	{"topic.metadata.propagation.max.ms", "5000"},
+
+	/* come back soon after an outage; the library's 10 s is long */
+	{"reconnect.backoff.max.ms", "2000"},
+	{NULL, NULL}
+};
+
+/* Ours alone.  Aliases of librdkafka write the same field: the last wins. */
+static const OutboxOption owned[] = {
+	{"enable.idempotence", "true"},
+	{"acks", "all"},
+	{"retries", "2147483647"},
+	{"message.timeout.ms", "0"},	/* a local timeout would skip a record */
+	{"queue.buffering.max.messages", "0"},	/* unlimited: we bound bytes */
+	{"queuing.strategy", "fifo"},
+	{"delivery.report.only.error", "false"},
+	{"log.queue", "true"},
+	{"statistics.interval.ms", "0"},
+	{NULL, NULL}
+};
+
+/* Half of the size that was last refused; 0: none (see below). */
+static int	learned_batch_size;
+static int	current_batch_size;
+
+/*
+ * A batch of several records was refused as too large.  One record may be at
+ * fault, or the topic allows less than a batch may hold (max.message.bytes
+ * bounds the whole batch).  Against the latter, smaller batches next time;
+ * else a backlog for such a topic would go through careful mode for ever.
+ */
+void
+kafka_config_batch_refused(OutboxClient *client)
+{
+	if (client->careful)
+		return;
+	learned_batch_size = current_batch_size / 2;
+	if (learned_batch_size < BATCH_SIZE_MIN)
+		learned_batch_size = BATCH_SIZE_MIN;
+}
+
+/* A client without a failure lived this long: trust larger batches again. */
+void
+kafka_config_lived(int64_t lived_ms)
+{
+	if (learned_batch_size == 0 || lived_ms < BATCH_GROW_MS)
+		return;
+	learned_batch_size *= 2;
+	if (learned_batch_size >= BATCH_SIZE)
+		learned_batch_size = 0;
+}
+
+/* Could this option's value be a secret?  Rather once too often. */
+static bool
+is_secret(const char *name)
+{
+	static const char *const marks[] = {
+		"password", "secret", "pem", "jaas", "oauth", "token", NULL
+	};
+
+	for (int i = 0; marks[i] != NULL; i++)
+	{
+		if (strcasestr(name, marks[i]) != NULL)
+			return true;
+	}
+	return false;
+}
+
+/* Keep a secret's value to compare texts with. */
+static void
+remember_secret(OutboxClient *client, const OutboxOption *option)
+{
+	char	  **grown;
+
+	if (!is_secret(option->name) || option->value[0] == '\0')
+		return;
+	for (int i = 0; i < client->nsecrets; i++)
+	{
+		if (strcmp(client->secrets[i], option->value) == 0)
+			return;
+	}
+	grown = realloc(client->secrets, (client->nsecrets + 1) * sizeof(char *));
+	if (grown == NULL)
+		return;
+	client->secrets = grown;
+	client->secrets[client->nsecrets] = strdup(option->value);
+	if (client->secrets[client->nsecrets] != NULL)
+		client->nsecrets++;
+}
+
+/* Withhold a text that holds the value of a secret option. */
+void
+kafka_scrub(const OutboxClient *client, char *text, size_t size)
+{
+	for (int i = 0; i < client->nsecrets; i++)
+	{
+		if (strstr(text, client->secrets[i]) != NULL)
+		{
+			snprintf(text, size, "(text withheld: it contains a secret)");
+			return;
+		}
+	}
+}
+
+static bool
+is_given(const OutboxTransportConfig *config, const char *name)
+{
+	for (int i = 0; i < config->noptions; i++)
+	{
+		if (strcmp(config->options[i].name, name) == 0)
+			return true;
+	}
+	return false;
+}
+
+/* Set one property; false with *error filled when the library refuses it. */
+static bool
+set_property(rd_kafka_conf_t *conf, const char *name, const char *value,
+			 OutboxError *error)
+{
+	char		errstr[16];		/* holds the value: never shown */
+	char		text[256];
+	rd_kafka_conf_res_t res;
+
+	res = rd_kafka_conf_set(conf, name, value, errstr, sizeof(errstr));
+	if (res == RD_KAFKA_CONF_OK)
+		return true;
+	snprintf(text, sizeof(text),
+			 res == RD_KAFKA_CONF_UNKNOWN
+			 ? "librdkafka knows no property \"%s\""
+			 : "librdkafka refuses the value of option \"%s\"", name);
+	kafka_error_set(error, OUTBOX_CONFIG, RD_KAFKA_RESP_ERR__INVALID_ARG, text);
+	snprintf(error->hint, sizeof(error->hint),
+			 "Change it by ALTER SERVER or ALTER USER MAPPING.");
+	return false;
+}
+
+static bool
+set_number(rd_kafka_conf_t *conf, const char *name, int64_t value,
+		   OutboxError *error)
+{
+	char		text[32];
+
+	snprintf(text, sizeof(text), "%lld", (long long) value);
+	return set_property(conf, name, text, error);
+}
+
+/* Our defaults, where the user is silent. */
+static bool
+set_defaults(rd_kafka_conf_t *conf, const OutboxTransportConfig *config,
+			 OutboxError *error)
+{
+	int64_t		message = (int64_t) config->max_message_size + WIRE_ROOM;
+
+	for (const OutboxOption *option = defaults; option->name; option++)
+	{
+		if (!set_property(conf, option->name, option->value, error))
+			return false;
+	}
+	if (message > MAX_MESSAGE_BYTES)
+		message = MAX_MESSAGE_BYTES;
+	if (!set_number(conf, "message.max.bytes", message, error))
+		return false;
+	if (config->client_id != NULL && config->client_id[0] != '\0')
+		return set_property(conf, "client.id", config->client_id, error);
+	return true;
+}
+
+static bool
+set_options(OutboxClient *client, rd_kafka_conf_t *conf,
+			const OutboxTransportConfig *config, OutboxError *error)
+{
+	for (int i = 0; i < config->noptions; i++)
+	{
+		const OutboxOption *option = &config->options[i];
+
+		remember_secret(client, option);
+		if (strcmp(option->name, "transactional.id") == 0)
+		{
+			kafka_error_set(error, OUTBOX_CONFIG,
+							RD_KAFKA_RESP_ERR__INVALID_ARG,
+							"option \"transactional.id\" belongs to the relay");
+			return false;
+		}
+		if (!set_property(conf, option->name, option->value, error))
+			return false;
+	}
+	return true;
+}
+
+/* An integer property as it stands now. */
+static int64_t
+get_number(rd_kafka_conf_t *conf, const char *name)
+{
+	char		text[64];
+	size_t		size = sizeof(text);
+
+	if (rd_kafka_conf_get(conf, name, text, &size) != RD_KAFKA_CONF_OK)
+		return 0;
+	return strtoll(text, NULL, 10);
+}
+
+static bool
+set_owned(OutboxClient *client, rd_kafka_conf_t *conf,
+		  const OutboxTransportConfig *config, OutboxError *error)
+{
+	int64_t		kbytes;
+
+	for (const OutboxOption *option = owned; option->name; option++)
+	{
+		if (!set_property(conf, option->name, option->value, error))
+			return false;
+	}
+
+	/* The library's own bound counts payloads only and must never bite. */
+	kbytes = 2 * ((int64_t) (config->max_bytes / 1024) +
+				  (int64_t) (config->max_message_size / 1024)) + 65536;
+	if (kbytes > INT32_MAX)
+		kbytes = INT32_MAX;
+	if (!set_number(conf, "queue.buffering.max.kbytes", kbytes, error))
+		return false;
+
+	if (config->careful)
+		return set_property(conf, "enable.gapless.guarantee", "false", error) &&
+			set_property(conf, "batch.num.messages", "1", error) &&
+			set_property(conf, "max.in.flight.requests.per.connection", "1",
+						 error);
+
+	current_batch_size = (int) get_number(conf, "batch.size");
+	if (learned_batch_size > 0 && learned_batch_size < current_batch_size)
+	{
+		current_batch_size = learned_batch_size;
+		if (!set_number(conf, "batch.size", current_batch_size, error))
+			return false;
+	}
+	client->lingers = get_number(conf, "linger.ms") > 0;
+	return set_property(conf, "enable.gapless.guarantee", "true", error);
+}
+
+/* NULL with *error filled when an option is refused. */
+rd_kafka_conf_t *
+kafka_config_build(OutboxClient *client, const OutboxTransportConfig *config,
+				   OutboxError *error)
+{
+	rd_kafka_conf_t *conf = rd_kafka_conf_new();
+
+	client->careful = config->careful;
+	client->debug = is_given(config, "debug");
+	if (!set_defaults(conf, config, error) ||
+		!set_options(client, conf, config, error) ||
+		!set_owned(client, conf, config, error))
+	{
+		rd_kafka_conf_destroy(conf);
+		return NULL;
+	}
+	if (!is_given(config, "bootstrap.servers") &&
+		!is_given(config, "metadata.broker.list"))
+	{
+		kafka_error_set(error, OUTBOX_CONFIG, RD_KAFKA_RESP_ERR__INVALID_ARG,
+						"option \"bootstrap.servers\" is missing");
+		rd_kafka_conf_destroy(conf);
+		return NULL;
+	}
+	rd_kafka_conf_set_events(conf, RD_KAFKA_EVENT_DR | RD_KAFKA_EVENT_ERROR |
+							 RD_KAFKA_EVENT_LOG);
+	return conf;
+}

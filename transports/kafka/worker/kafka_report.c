@@ -1,0 +1,446 @@
+/*-------------------------------------------------------------------------
+ *
+ * kafka_report.c
+ *	  What comes back: delivery reports, errors, the state of connections.
+ *
+ * Failures are told apart by librdkafka's error codes, never by its texts.
+ *
+ * Copyright (c) 2026, pg_outbox contributors
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "kafka.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+/* An older CONFIG error than this gives way to later ones. */
+#define CONFIG_ERROR_STICKS_MS	90000
+
+/* Is this thread's broker connected?  Each broker has a thread of its own. */
+static __thread bool this_broker_up;
+
+/* Broker thread.  A connection counts once it is authenticated. */
+static rd_kafka_resp_err_t
+broker_state_changed(rd_kafka_t *rk, int32_t broker_id, const char *secproto,
+					 const char *name, int port, const char *state,
+					 void *opaque)
+{
+	OutboxClient *client = opaque;
+	bool		up = strcmp(state, "UP") == 0 || strcmp(state, "UPDATE") == 0;
+
+	(void) rk;
+	(void) broker_id;
+	(void) secproto;
+	if (up == this_broker_up || name == NULL || name[0] == '\0' || port == 0)
+		return RD_KAFKA_RESP_ERR_NO_ERROR;	/* librdkafka's internal broker */
+	this_broker_up = up;
+	atomic_fetch_add(&client->brokers_up, up ? 1 : -1);
+	kafka_wake(client);
+	return RD_KAFKA_RESP_ERR_NO_ERROR;
+}
+
+/* The interceptor that rd_kafka_new() calls to install the one above. */
+rd_kafka_resp_err_t
+kafka_watch_brokers(rd_kafka_t *rk, const rd_kafka_conf_t *conf, void *opaque,
+					char *errstr, size_t errstr_size)
+{
+	(void) conf;
+	(void) errstr;
+	(void) errstr_size;
+	return rd_kafka_interceptor_add_on_broker_state_change(rk, "pg_outbox",
+														   broker_state_changed,
+														   opaque);
+}
+
+/* What a person can do about it, or "". */
+static const char *
+hint_for(OutboxFailure failure, rd_kafka_resp_err_t err)
+{
+	switch (err)
+	{
+		case RD_KAFKA_RESP_ERR__AUTHENTICATION:
+		case RD_KAFKA_RESP_ERR_SASL_AUTHENTICATION_FAILED:
+		case RD_KAFKA_RESP_ERR_UNSUPPORTED_SASL_MECHANISM:
+		case RD_KAFKA_RESP_ERR_ILLEGAL_SASL_STATE:
+			return "Check sasl.mechanism, and sasl.username and sasl.password of the user mapping.";
+		case RD_KAFKA_RESP_ERR__SSL:
+			return "Check security.protocol, the broker's certificate and the ssl options.";
+		case RD_KAFKA_RESP_ERR_CLUSTER_AUTHORIZATION_FAILED:
+			return "Grant this user Write on its topics or IdempotentWrite on the cluster.";
+		case RD_KAFKA_RESP_ERR__UNSUPPORTED_FEATURE:
+			return "The brokers must support idempotent producers (Kafka 0.11 or newer).";
+		case RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED:
+			return "Grant this user Write and Describe on the topic.";
+		case RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART:
+		case RD_KAFKA_RESP_ERR__UNKNOWN_TOPIC:
+			return "Create the topic.";
+		case RD_KAFKA_RESP_ERR__UNKNOWN_PARTITION:
+			return "Add partitions to the topic, or publish to one that it has.";
+		case RD_KAFKA_RESP_ERR_MSG_SIZE_TOO_LARGE:
+			return "Raise the topic's max.message.bytes, or message.max.bytes of the server.";
+		case RD_KAFKA_RESP_ERR__ALL_BROKERS_DOWN:
+		case RD_KAFKA_RESP_ERR__RESOLVE:
+		case RD_KAFKA_RESP_ERR__TRANSPORT:
+			return "Check bootstrap.servers, security.protocol and that the brokers run.";
+		default:
+			break;
+	}
+	return failure == OUTBOX_CONFIG ? "Check the options of the server and its user mapping." : "";
+}
+
+/* Fill *error; text NULL: the library's text of the code. */
+OutboxFailure
+kafka_error_set(OutboxError *error, OutboxFailure failure,
+				rd_kafka_resp_err_t err, const char *text)
+{
+	if (error == NULL)
+		return failure;
+	if (text == NULL || text[0] == '\0')
+		text = rd_kafka_err2str(err);
+	error->failure = failure;
+	snprintf(error->name, sizeof(error->name), "%s", rd_kafka_err2name(err));
+	snprintf(error->text, sizeof(error->text), "%s", text);
+	snprintf(error->hint, sizeof(error->hint), "%s", hint_for(failure, err));
+	return failure;
+}
+
+/* Errors that only new options or grants can mend. */
+static bool
+is_config_error(rd_kafka_resp_err_t err)
+{
+	switch (err)
+	{
+		case RD_KAFKA_RESP_ERR__AUTHENTICATION:
+		case RD_KAFKA_RESP_ERR__SSL:
+		case RD_KAFKA_RESP_ERR__UNSUPPORTED_FEATURE:
+		case RD_KAFKA_RESP_ERR_SASL_AUTHENTICATION_FAILED:
+		case RD_KAFKA_RESP_ERR_UNSUPPORTED_SASL_MECHANISM:
+		case RD_KAFKA_RESP_ERR_ILLEGAL_SASL_STATE:
+		case RD_KAFKA_RESP_ERR_CLUSTER_AUTHORIZATION_FAILED:
+		case RD_KAFKA_RESP_ERR_UNSUPPORTED_COMPRESSION_TYPE:
+		case RD_KAFKA_RESP_ERR_INVALID_REQUIRED_ACKS:
+			return true;
+		default:
+			return false;
+	}
+}
+
+/* The broker refused the batch for what is in one of its records. */
+static bool
+is_record_error(rd_kafka_resp_err_t err)
+{
+	switch (err)
+	{
+		case RD_KAFKA_RESP_ERR_MSG_SIZE_TOO_LARGE:
+		case RD_KAFKA_RESP_ERR_RECORD_LIST_TOO_LARGE:
+		case RD_KAFKA_RESP_ERR_INVALID_MSG:
+		case RD_KAFKA_RESP_ERR_INVALID_MSG_SIZE:
+		case RD_KAFKA_RESP_ERR_INVALID_TIMESTAMP:
+		case RD_KAFKA_RESP_ERR_INVALID_RECORD:
+		case RD_KAFKA_RESP_ERR_UNSUPPORTED_FOR_MESSAGE_FORMAT:
+			return true;
+		default:
+			return false;
+	}
+}
+
+/* Codes that say nothing about the record or its topic. */
+static bool
+is_undecided(rd_kafka_resp_err_t err)
+{
+	switch (err)
+	{
+		case RD_KAFKA_RESP_ERR_OUT_OF_ORDER_SEQUENCE_NUMBER:
+		case RD_KAFKA_RESP_ERR_DUPLICATE_SEQUENCE_NUMBER:
+		case RD_KAFKA_RESP_ERR_INVALID_PRODUCER_EPOCH:
+		case RD_KAFKA_RESP_ERR_UNKNOWN_PRODUCER_ID:
+			return true;
+		default:
+			return err < RD_KAFKA_RESP_ERR_UNKNOWN; /* the library's own */
+	}
+}
+
+/*
+ * The class of a failed report.  The gapless client is fatal as soon as a
+ * broker refuses a batch, before its reports are queued; so an error without
+ * a fatal state comes from the topic's metadata (or from a careful client).
+ */
+static OutboxFailure
+classify(OutboxClient *client, const rd_kafka_message_t *message)
+{
+	rd_kafka_resp_err_t err = message->err;
+	bool		fatal = rd_kafka_fatal_error(client->rk, NULL, 0) != 0;
+	const char *name = rd_kafka_topic_name(message->rkt);
+
+	switch (err)
+	{
+		case RD_KAFKA_RESP_ERR__PURGE_QUEUE:
+		case RD_KAFKA_RESP_ERR__PURGE_INFLIGHT:
+		case RD_KAFKA_RESP_ERR__GAPLESS_GUARANTEE:
+		case RD_KAFKA_RESP_ERR__FATAL:
+			return OUTBOX_PURGED;
+		case RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART:
+		case RD_KAFKA_RESP_ERR__UNKNOWN_TOPIC:
+			return OUTBOX_TOPIC;
+		case RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED:
+			if (fatal || client->careful)
+				kafka_verdict_add(name, err);	/* not seen in metadata */
+			return OUTBOX_TOPIC;
+		case RD_KAFKA_RESP_ERR_TOPIC_EXCEPTION:
+			kafka_verdict_add(name, err);
+			return OUTBOX_DEAD;
+		case RD_KAFKA_RESP_ERR__UNKNOWN_PARTITION:
+			return kafka_partition_missing(client,
+										   kafka_topic_find(client, name),
+										   message->partition)
+				? OUTBOX_DEAD : OUTBOX_TOPIC;
+		default:
+			break;
+	}
+	if (is_record_error(err))
+		return client->careful ? OUTBOX_DEAD : OUTBOX_SUSPECT;
+	if (is_config_error(err))
+	{
+		client->refused_config = true;
+		return OUTBOX_PURGED;
+	}
+	if (fatal || client->purging)
+		return is_undecided(err) || client->purging ? OUTBOX_PURGED
+			: OUTBOX_SUSPECT;
+	return OUTBOX_TOPIC;
+}
+
+/* One message of a delivery report. */
+static void
+report_message(OutboxClient *client, const rd_kafka_message_t *message,
+			   OutboxReport *report)
+{
+	client->accepted--;
+	report->tag = message->_private;
+	if (message->err == RD_KAFKA_RESP_ERR_NO_ERROR)
+	{
+		report->failure = OUTBOX_OK;
+		report->name[0] = '\0';
+		report->text = NULL;
+		if (kafka_verdicts_any())
+			kafka_verdict_lift(rd_kafka_topic_name(message->rkt));
+		return;
+	}
+	report->failure = classify(client, message);
+	snprintf(report->name, sizeof(report->name), "%s",
+			 rd_kafka_err2name(message->err));
+	report->text = rd_kafka_err2str(message->err);	/* static */
+}
+
+/* Take in an error of the client as a whole: fatal, or status only. */
+static void
+note_error(OutboxClient *client, rd_kafka_resp_err_t err, const char *errstr)
+{
+	char		text[512];
+	OutboxFailure failure = OUTBOX_RETRY;
+	int64_t		now = kafka_now_ms();
+
+	snprintf(text, sizeof(text), "%s", errstr ? errstr : "");
+	kafka_scrub(client, text, sizeof(text));
+	if (is_config_error(err))
+		failure = OUTBOX_CONFIG;
+
+	/* "Connection lost" follows each refused password: keep the cause. */
+	if (failure == OUTBOX_RETRY && client->error.failure == OUTBOX_CONFIG &&
+		atomic_load(&client->brokers_up) == 0 &&
+		now - client->config_error_ms < CONFIG_ERROR_STICKS_MS)
+		return;
+	if (failure == OUTBOX_CONFIG)
+		client->config_error_ms = now;
+	kafka_error_set(&client->error, failure, err, text);
+	client->nerrors++;
+}
+
+/* Has the client given up?  Not news when purge() was what broke it. */
+static void
+check_fatal(OutboxClient *client)
+{
+	char		text[512] = "";
+	rd_kafka_resp_err_t err = rd_kafka_fatal_error(client->rk, text,
+												   sizeof(text));
+	OutboxFailure failure;
+
+	if (err == RD_KAFKA_RESP_ERR_NO_ERROR || client->purging)
+		return;
+	failure = is_config_error(err) || client->refused_config
+		? OUTBOX_CONFIG : OUTBOX_FATAL;
+	if (client->failed && client->error.failure == failure)
+		return;
+	client->failed = true;
+	kafka_scrub(client, text, sizeof(text));
+	kafka_error_set(&client->error, failure, err, text);
+	client->nerrors++;
+}
+
+/* Everything but delivery reports. */
+static void
+serve_event(OutboxClient *client, rd_kafka_event_t *event)
+{
+	const char *facility;
+	const char *text;
+	int			level;
+
+	switch (rd_kafka_event_type(event))
+	{
+		case RD_KAFKA_EVENT_ERROR:
+			if (rd_kafka_event_error(event) == RD_KAFKA_RESP_ERR__FATAL ||
+				rd_kafka_event_error_is_fatal(event))
+				check_fatal(client);
+			else if (!client->failed)
+				note_error(client, rd_kafka_event_error(event),
+						   rd_kafka_event_error_string(event));
+			break;
+		case RD_KAFKA_EVENT_LOG:
+			if (rd_kafka_event_log(event, &facility, &text, &level) == 0 &&
+				client->debug)
+			{
+				char		line[1024];
+
+				snprintf(line, sizeof(line), "%s", text);
+				kafka_scrub(client, line, sizeof(line));
+				kafka_log_line(level, facility, line);
+			}
+			break;
+		default:
+			break;
+	}
+	rd_kafka_event_destroy(event);
+}
+
+/*
+ * Move what has arrived into our own list, to learn whether a failure is
+ * among it (see kafka_send.c).  The eventfd is left readable for poll().
+ */
+void
+kafka_look_ahead(OutboxClient *client)
+{
+	rd_kafka_event_t *event;
+	bool		moved = false;
+
+	while ((event = rd_kafka_queue_poll(client->queue, 0)) != NULL)
+	{
+		if (rd_kafka_event_type(event) != RD_KAFKA_EVENT_DR)
+		{
+			serve_event(client, event);
+			continue;
+		}
+		if (client->ahead_len == client->ahead_size)
+		{
+			int			size = client->ahead_size ? client->ahead_size * 2 : 64;
+			rd_kafka_event_t **grown = realloc(client->ahead,
+											   size * sizeof(*grown));
+
+			if (grown == NULL)
+				abort();		/* reports must not be lost */
+			client->ahead = grown;
+			client->ahead_size = size;
+		}
+		client->ahead[client->ahead_len++] = event;
+		if (rd_kafka_event_error(event) != RD_KAFKA_RESP_ERR_NO_ERROR)
+			client->failure_ahead = true;
+		moved = true;
+	}
+	client->drained_tick = kafka_now_ms();
+	if (moved)
+		kafka_wake(client);
+}
+
+/* The next event, from our list first; NULL when there is none. */
+static rd_kafka_event_t *
+next_event(OutboxClient *client)
+{
+	rd_kafka_event_t *event;
+
+	if (client->ahead_pos < client->ahead_len)
+		return client->ahead[client->ahead_pos++];
+	client->ahead_pos = client->ahead_len = 0;
+	client->failure_ahead = false;
+
+	event = rd_kafka_queue_poll(client->queue, 0);
+	if (event == NULL)
+		client->drained_tick = kafka_now_ms();
+	return event;
+}
+
+/* A batch of several was too large: tell the configuration. */
+static void
+note_refused_batch(OutboxClient *client, rd_kafka_event_t *event)
+{
+	rd_kafka_resp_err_t err = rd_kafka_event_error(event);
+
+	if ((err == RD_KAFKA_RESP_ERR_MSG_SIZE_TOO_LARGE ||
+		 err == RD_KAFKA_RESP_ERR_RECORD_LIST_TOO_LARGE) &&
+		rd_kafka_event_message_count(event) > 1)
+		kafka_config_batch_refused(client);
+}
+
+/* See transport.h. */
+int
+kafka_poll(OutboxClient *client, OutboxReport *reports, int max)
+{
+	uint64_t	counter;
+	int			n = 0;
+
+	while (read(client->fd, &counter, sizeof(counter)) < 0 && errno == EINTR)
+		;
+	while (n < max)
+	{
+		const rd_kafka_message_t *message;
+
+		if (client->event == NULL)
+		{
+			rd_kafka_event_t *event = next_event(client);
+
+			if (event == NULL)
+				return n;
+			if (rd_kafka_event_type(event) != RD_KAFKA_EVENT_DR)
+			{
+				serve_event(client, event);
+				continue;
+			}
+			note_refused_batch(client, event);
+			client->event = event;
+		}
+		message = rd_kafka_event_message_next(client->event);
+		if (message != NULL)
+			report_message(client, message, &reports[n++]);
+		else
+		{
+			rd_kafka_event_destroy(client->event);
+			client->event = NULL;
+		}
+	}
+	kafka_wake(client);			/* there may be more */
+	return n;
+}
+
+/* At close: reports that nobody asked for any more. */
+void
+kafka_events_destroy(OutboxClient *client)
+{
+	if (client->event != NULL)
+		rd_kafka_event_destroy(client->event);
+	client->event = NULL;
+	while (client->ahead_pos < client->ahead_len)
+		rd_kafka_event_destroy(client->ahead[client->ahead_pos++]);
+}
+
+/* See transport.h. */
+void
+kafka_status(OutboxClient *client, OutboxTransportStatus *status)
+{
+	check_fatal(client);
+	status->connected = atomic_load(&client->brokers_up) > 0;
+	status->failed = client->failed;
+	status->nerrors = client->nerrors;
+	status->error = client->error;
+}

@@ -1,0 +1,249 @@
+/*-------------------------------------------------------------------------
+ *
+ * kafka_send.c
+ *	  Topics and send().
+ *
+ * Topic handles are kept in a hash table of ours: librdkafka's own look-up
+ * walks a list of all topics for each record.
+ *
+ * Order across a topic that flickers.  When a broker reports a topic as
+ * missing (one that restarts does so for topics that exist), librdkafka fails
+ * what it has queued for it, and takes records again as soon as some broker
+ * knows the topic.  A record sent in between would overtake the failed ones,
+ * whose reports the relay has not seen yet.  So when time has passed since
+ * the queue of reports was last seen empty, send() looks through it first and
+ * takes nothing while a failure waits there.
+ *
+ * Copyright (c) 2026, pg_outbox contributors
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "kafka.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+/* FNV-1a */
+static uint32_t
+name_hash(const char *name)
+{
+	uint32_t	hash = 2166136261u;
+
+	for (; *name; name++)
+		hash = (hash ^ (unsigned char) *name) * 16777619u;
+	return hash % KAFKA_TOPIC_BUCKETS;
+}
+
+/* NULL when this client has not used the topic. */
+KafkaTopic *
+kafka_topic_find(OutboxClient *client, const char *name)
+{
+	KafkaTopic *topic = client->topics[name_hash(name)];
+
+	while (topic != NULL && strcmp(topic->name, name) != 0)
+		topic = topic->next;
+	return topic;
+}
+
+/* NULL with *error filled when librdkafka takes no such name. */
+KafkaTopic *
+kafka_topic_get(OutboxClient *client, const char *name, OutboxError *error)
+{
+	KafkaTopic *topic = kafka_topic_find(client, name);
+	size_t		size = strlen(name) + 1;
+	uint32_t	bucket;
+
+	if (topic != NULL)
+		return topic;
+	topic = calloc(1, sizeof(KafkaTopic) + size);
+	if (topic == NULL)
+	{
+		kafka_error_set(error, OUTBOX_RETRY, RD_KAFKA_RESP_ERR__FAIL,
+						"out of memory");
+		return NULL;
+	}
+	memcpy(topic->name, name, size);
+	topic->rkt = rd_kafka_topic_new(client->rk, name, NULL);
+	if (topic->rkt == NULL)
+	{
+		kafka_error_set(error, OUTBOX_DEAD, rd_kafka_last_error(), NULL);
+		free(topic);
+		return NULL;
+	}
+	bucket = name_hash(name);
+	topic->next = client->topics[bucket];
+	client->topics[bucket] = topic;
+	return topic;
+}
+
+/* At close. */
+void
+kafka_topics_destroy(OutboxClient *client)
+{
+	for (int i = 0; i < KAFKA_TOPIC_BUCKETS; i++)
+	{
+		KafkaTopic *topic = client->topics[i];
+
+		while (topic != NULL)
+		{
+			KafkaTopic *next = topic->next;
+
+			rd_kafka_topic_destroy(topic->rkt);
+			free(topic);
+			topic = next;
+		}
+		client->topics[i] = NULL;
+	}
+	client->last_topic = NULL;
+}
+
+/* The topic, unless the broker has refused it lately or for good. */
+static OutboxFailure
+topic_to_write(OutboxClient *client, const char *name, KafkaTopic **result,
+			   OutboxError *error)
+{
+	KafkaTopic *topic = client->last_topic;
+
+	if (topic == NULL || strcmp(topic->name, name) != 0)
+	{
+		topic = kafka_topic_get(client, name, error);
+		if (topic == NULL)
+			return error->failure;
+		client->last_topic = topic;
+	}
+	*result = topic;
+
+	if (topic->invalid)
+		return kafka_error_set(error, OUTBOX_DEAD,
+							   RD_KAFKA_RESP_ERR_TOPIC_EXCEPTION, NULL);
+	if (kafka_verdicts_any())
+	{
+		rd_kafka_resp_err_t err = kafka_verdict_find(name);
+
+		if (err == RD_KAFKA_RESP_ERR_TOPIC_EXCEPTION)
+			return kafka_error_set(error, OUTBOX_DEAD, err, NULL);
+		if (err != RD_KAFKA_RESP_ERR_NO_ERROR)
+			return kafka_error_set(error, OUTBOX_TOPIC, err, NULL);
+	}
+	return OUTBOX_OK;
+}
+
+/* A list that librdkafka owns once the record is accepted, or NULL. */
+static rd_kafka_headers_t *
+headers_of(const OutboxRecord *record)
+{
+	rd_kafka_headers_t *headers;
+
+	if (record->nheaders == 0)
+		return NULL;
+	headers = rd_kafka_headers_new(record->nheaders);
+	for (int i = 0; i < record->nheaders; i++)
+	{
+		const OutboxHeader *header = &record->headers[i];
+
+		rd_kafka_header_add(headers, header->name, -1, header->value,
+							(ssize_t) header->value_len);
+	}
+	return headers;
+}
+
+/* Why produce refused, and what that means. */
+static OutboxFailure
+produce_refused(OutboxClient *client, KafkaTopic *topic,
+				const OutboxRecord *record, rd_kafka_error_t *refusal,
+				OutboxError *error)
+{
+	rd_kafka_resp_err_t err = rd_kafka_error_code(refusal);
+	OutboxFailure failure;
+
+	if (rd_kafka_error_is_fatal(refusal) || err == RD_KAFKA_RESP_ERR__FATAL)
+	{
+		char		text[512] = "";
+
+		err = rd_kafka_fatal_error(client->rk, text, sizeof(text));
+		kafka_scrub(client, text, sizeof(text));
+		return kafka_error_set(error, OUTBOX_FATAL, err, text);
+	}
+	switch (err)
+	{
+		case RD_KAFKA_RESP_ERR__QUEUE_FULL:
+			failure = OUTBOX_RETRY;
+			break;
+		case RD_KAFKA_RESP_ERR_MSG_SIZE_TOO_LARGE:
+		case RD_KAFKA_RESP_ERR_TOPIC_EXCEPTION:
+		case RD_KAFKA_RESP_ERR__INVALID_ARG:
+			failure = OUTBOX_DEAD;
+			break;
+		case RD_KAFKA_RESP_ERR__UNKNOWN_PARTITION:
+			failure = kafka_partition_missing(client, topic, record->partition)
+				? OUTBOX_DEAD : OUTBOX_TOPIC;
+			break;
+		default:
+			/* missing, forbidden, or another error of the topic's metadata */
+			failure = OUTBOX_TOPIC;
+	}
+	return kafka_error_set(error, failure, err, NULL);
+}
+
+/* See transport.h. */
+OutboxFailure
+kafka_send(OutboxClient *client, const OutboxRecord *record,
+		   OutboxError *error)
+{
+	rd_kafka_vu_t args[8];
+	int			nargs = 0;
+	rd_kafka_headers_t *headers;
+	rd_kafka_error_t *refusal;
+	KafkaTopic *topic = NULL;
+	OutboxFailure failure;
+
+	failure = topic_to_write(client, record->topic, &topic, error);
+	if (failure != OUTBOX_OK)
+		return failure;
+
+	if (client->accepted > 0 && kafka_now_ms() != client->drained_tick)
+		kafka_look_ahead(client);
+	if (client->failure_ahead)
+		return kafka_error_set(error, OUTBOX_RETRY,
+							   RD_KAFKA_RESP_ERR__PREV_IN_PROGRESS,
+							   "a failed record waits to be reported");
+
+	args[nargs].vtype = RD_KAFKA_VTYPE_RKT;
+	args[nargs++].u.rkt = topic->rkt;
+	args[nargs].vtype = RD_KAFKA_VTYPE_PARTITION;
+	args[nargs++].u.i32 = record->partition < 0 ? RD_KAFKA_PARTITION_UA
+		: record->partition;
+	args[nargs].vtype = RD_KAFKA_VTYPE_VALUE;	/* a NULL pointer: tombstone */
+	args[nargs].u.mem.ptr = (void *) record->payload;
+	args[nargs++].u.mem.size = record->payload ? record->payload_len : 0;
+	args[nargs].vtype = RD_KAFKA_VTYPE_KEY;
+	args[nargs].u.mem.ptr = (void *) record->key;
+	args[nargs++].u.mem.size = record->key ? record->key_len : 0;
+	args[nargs].vtype = RD_KAFKA_VTYPE_OPAQUE;
+	args[nargs++].u.ptr = record->tag;
+	args[nargs].vtype = RD_KAFKA_VTYPE_TIMESTAMP;
+	args[nargs++].u.i64 = record->timestamp_ms;
+
+	/*
+	 * As a list: with single headers, 2.0.2 frees them twice when the
+	 * partition does not exist.
+	 */
+	headers = headers_of(record);
+	if (headers != NULL)
+	{
+		args[nargs].vtype = RD_KAFKA_VTYPE_HEADERS;
+		args[nargs++].u.headers = headers;
+	}
+
+	refusal = rd_kafka_produceva(client->rk, args, nargs);
+	if (refusal == NULL)
+	{
+		client->accepted++;
+		return OUTBOX_OK;
+	}
+	if (headers != NULL)
+		rd_kafka_headers_destroy(headers);
+	failure = produce_refused(client, topic, record, refusal, error);
+	rd_kafka_error_destroy(refusal);
+	return failure;
+}
