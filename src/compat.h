@@ -31,6 +31,17 @@
 #define outbox_wait_event(name) ((void) (name), PG_WAIT_EXTENSION)
 #endif
 
+/* Wait event sets belong to a resource owner since 17; ours to none. */
+#include "storage/latch.h"
+#if PG_VERSION_NUM >= 170000
+#if PG_VERSION_NUM >= 180000
+#include "storage/waiteventset.h"
+#endif
+#define outbox_create_wait_set(context, n) CreateWaitEventSet(NULL, n)
+#else
+#define outbox_create_wait_set(context, n) CreateWaitEventSet(context, n)
+#endif
+
 /* A new, empty file for a relation: the function was renamed in 16. */
 #include "utils/rel.h"
 #include "utils/relcache.h"
