@@ -44,5 +44,3 @@ check-regress check-isolation check-tap check-deep: check-%:
 bench:
 	test/support/deps.sh pg15 rdkafka kafka
 	test/bench/run
-
-export PG_CONFIG PROVE_TESTS REGRESS ISOLATION
