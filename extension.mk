@@ -4,42 +4,32 @@
 #   pg_outbox_kafka_fdw  DDL checks of Kafka servers, loaded by backends
 #   pg_outbox_kafka      the Kafka client, loaded by relay workers only
 #
-# Used through the Makefile beside it.
+# Used through the Makefile beside it.  PGXS builds one library a makefile, so
+# each transport's libraries have makefiles of their own.
 
 EXTENSION = pg_outbox
 DATA = pg_outbox--1.0.sql
 MODULE_big = pg_outbox
 
 # validate.c belongs to the libraries that check DDL
-SOURCES = $(filter-out src/transport/validate.c, $(wildcard src/*.c src/*/*.c))
-OBJS = $(SOURCES:.c=.o)
-OUTBOX_HEADERS = $(wildcard src/*.h src/*/*.h)
-
-OUTBOX_WARNINGS = -Wall -Wextra -Werror -Wno-unused-parameter \
-	-Wno-sign-compare -Wno-missing-field-initializers
-PG_CPPFLAGS = -I$(CURDIR)/src
-PG_CFLAGS = $(OUTBOX_WARNINGS)
-ifdef OUTBOX_TESTING
-PG_CPPFLAGS += -DOUTBOX_FAULT_POINTS
-endif
-
-# no bitcode: nothing here is inlined into queries
-override with_llvm = no
+OBJS = $(patsubst %.c,%.o,$(filter-out src/transport/validate.c, \
+	$(wildcard src/*.c src/*/*.c)))
 
 SUBDIRS = transports/kafka/fdw transports/kafka/worker
 
-PG_CONFIG ?= pg_config
+include flags.mk
 PGXS := $(shell $(PG_CONFIG) --pgxs)
-
 include $(PGXS)
 
+# any header, any object: a few seconds lost are cheaper than a stale object
 $(OBJS): $(OUTBOX_HEADERS)
 
 all: subdirs-all
 install: subdirs-install
+uninstall: subdirs-uninstall
 clean: subdirs-clean
 
-.PHONY: subdirs-all subdirs-install subdirs-clean
-subdirs-all subdirs-install subdirs-clean: subdirs-%:
+.PHONY: subdirs-all subdirs-install subdirs-uninstall subdirs-clean
+subdirs-all subdirs-install subdirs-uninstall subdirs-clean: subdirs-%:
 	set -e; for dir in $(SUBDIRS); do \
-		$(MAKE) -C $$dir PG_CONFIG='$(PG_CONFIG)' with_llvm=no $*; done
+		$(MAKE) -C $$dir PG_CONFIG='$(PG_CONFIG)' $*; done

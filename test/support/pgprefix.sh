@@ -1,36 +1,62 @@
 #!/bin/sh
-# pgprefix.sh PG_CONFIG DIR - a private, relocated copy of a PostgreSQL
-# installation in DIR, with the extension of this tree installed into it, so
-# that tests never touch the system's and several trees can test at once.
-# PostgreSQL finds its files relative to its binaries.  Prints the copy's
-# pg_config.
+# Makes a private copy of a PostgreSQL installation, so that tests never install
+# into the system's and several checkouts can test at the same time.
+#
+#   test/support/pgprefix.sh PG_CONFIG DIR     prints the copy's pg_config
+#
+# PostgreSQL finds its directories relative to its programs, as long as their
+# layout below a common root is kept.  That root is / or /usr for a
+# distribution's package, the prefix for one that was built here.  Nothing is
+# copied again while the original is the same.
 set -eu
-pg_config=$1
-dir=$2
-top=$(cd "$(dirname "$0")/../.." && pwd)
 
-bindir=$("$pg_config" --bindir)
-sharedir=$("$pg_config" --sharedir)
-libdir=$("$pg_config" --pkglibdir)
+config=$1
+dir=$2
+
+bindir=$("$config" --bindir)
+stamp="$("$config" --version) $(stat -c '%Y %i' "$bindir/postgres")"
+
+# the longest directory that holds both programs and libraries
 root=$bindir
-# the part that bindir, sharedir and pkglibdir have in common
-while [ "${sharedir#"$root"/}" = "$sharedir" ] || [ "${libdir#"$root"/}" = "$libdir" ]; do
+case $("$config" --pkglibdir)/ in
+	"$bindir"/*) ;;
+esac
+while :; do
+	inside=yes
+	for what in pkglibdir sharedir includedir-server; do
+		case $("$config" --$what)/ in
+			"$root"/*) ;;
+			*) inside= ;;
+		esac
+	done
+	[ -z "$inside" ] || break
 	root=$(dirname "$root")
 done
+[ "$root" != / ] || { echo "pgprefix.sh: $config spans the whole file system" >&2; exit 1; }
 
-copy="$dir/${bindir#"$root"/}/pg_config"
-if [ ! -x "$copy" ]; then
+copy=$dir${bindir#"$root"}/pg_config
+if [ "$(cat "$dir/stamp" 2>/dev/null)" != "$stamp" ]; then
+	rm -rf "$dir"
 	mkdir -p "$dir"
-	for part in "$bindir" "$libdir" "$sharedir"; do
-		target="$dir/${part#"$root"/}"
-		mkdir -p "$target"
-		cp -a -L "$part/." "$target/"
+	# libdir and includedir may be the system's own: only what is PostgreSQL's
+	for what in bindir pkglibdir sharedir includedir-server; do
+		from=$("$config" --$what)
+		to=$dir${from#"$root"}
+		[ ! -e "$to" ] || continue
+		mkdir -p "$(dirname "$to")"
+		cp -aL "$from" "$to"
 	done
+	# a prefix of its own: libpq and the headers beside the server's
+	if [ -e "$root/lib/libpq.so" ]; then
+		cp -a "$root"/lib/*.so* "$root"/lib/*.a "$dir/lib/" 2>/dev/null || true
+		[ -e "$dir/include/pg_config.h" ] || cp -an "$root/include/." "$dir/include/"
+	fi
+	chmod -R a+rX "$dir"
+	[ "$("$copy" --pkglibdir)" = "$dir${bindir#"$root"}/../lib" ] ||
+		case $("$copy" --pkglibdir) in
+			"$dir"/*) ;;
+			*) echo "pgprefix.sh: the copy in $dir looks elsewhere" >&2; exit 1 ;;
+		esac
+	echo "$stamp" >"$dir/stamp"
 fi
-make -s -C "$top" install PG_CONFIG="$pg_config" \
-	bindir="$dir/${bindir#"$root"/}" \
-	pkglibdir="$dir/${libdir#"$root"/}" \
-	datadir="$dir/${sharedir#"$root"/}" \
-	OUTBOX_TESTING="${OUTBOX_TESTING-}" with_llvm=no >&2
-chmod -R a+rX "$dir"
 echo "$copy"
