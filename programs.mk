@@ -3,7 +3,7 @@
 OUT ?= build
 PROGRAMS = $(addprefix $(OUT)/, mock_broker kafka_admin judge_consume)
 CFLAGS ?= -O2 -g
-WARNINGS = -Wall -Wextra -Werror
+WARNINGS = -Wall -Wextra -Werror -Wno-unused-parameter
 
 all: $(PROGRAMS)
 
