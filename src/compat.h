@@ -21,12 +21,36 @@
 #include "varatt.h"
 #endif
 
-/* Named wait events came with 17; before, all extensions share one. */
+/*
+ * Named wait events came with 17 (a name that is known is looked up); before,
+ * all extensions share one.
+ */
 #if PG_VERSION_NUM >= 170000
-#define OUTBOX_WAIT_EVENT(var, name) \
-	((var) != 0 ? (var) : ((var) = WaitEventExtensionNew(name)))
+#define outbox_wait_event(name) WaitEventExtensionNew(name)
 #else
-#define OUTBOX_WAIT_EVENT(var, name)	((void) (var), PG_WAIT_EXTENSION)
+#define outbox_wait_event(name) ((void) (name), PG_WAIT_EXTENSION)
+#endif
+
+/* Wait event sets belong to a resource owner since 17; ours to none. */
+#include "storage/latch.h"
+#if PG_VERSION_NUM >= 170000
+#if PG_VERSION_NUM >= 180000
+#include "storage/waiteventset.h"
+#endif
+#define outbox_create_wait_set(context, n) CreateWaitEventSet(NULL, n)
+#else
+#define outbox_create_wait_set(context, n) CreateWaitEventSet(context, n)
+#endif
+
+/* A new, empty file for a relation: the function was renamed in 16. */
+#include "utils/rel.h"
+#include "utils/relcache.h"
+#if PG_VERSION_NUM >= 160000
+#define outbox_new_relfilenumber(rel) \
+	RelationSetNewRelfilenumber(rel, (rel)->rd_rel->relpersistence)
+#else
+#define outbox_new_relfilenumber(rel) \
+	RelationSetNewRelfilenode(rel, (rel)->rd_rel->relpersistence)
 #endif
 
 #endif							/* OUTBOX_COMPAT_H */

@@ -10,7 +10,7 @@
 #ifndef OUTBOX_SEGMENT_H
 #define OUTBOX_SEGMENT_H
 
-#include "access/htup.h"
+#include "access/htup_details.h"
 #include "nodes/pg_list.h"
 #include "storage/block.h"
 #include "storage/bufpage.h"

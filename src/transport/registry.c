@@ -341,7 +341,7 @@ load_symbol(const char *library, const char *suffix, const char *symbol)
 		FlushErrorState();
 		ereport(ERROR,
 				(errcode(ERRCODE_UNDEFINED_FILE),
-				 errmsg("library \"%s%s\" can't be loaded", library, suffix),
+				 errmsg("could not load library \"%s%s\"", library, suffix),
 				 errdetail_internal("%s", cause->message),
 				 errhint("Install pg_outbox's library for this kind of broker, and the client library that it needs.")));
 	}

@@ -138,6 +138,7 @@ static char *
 unknown_hint(const OutboxValidator *validator, const char *name, bool mapping)
 {
 	const char *closest = closest_option(validator, name, mapping);
+	const char *separator = "";
 	StringInfoData buf;
 
 	if (closest)
@@ -162,7 +163,10 @@ unknown_hint(const OutboxValidator *validator, const char *name, bool mapping)
 		/* names, not patterns: the same for any version of the library */
 		if ((rule->kind == OUTBOX_RULE_SECRET || rule->kind == OUTBOX_RULE_CREDENTIAL) &&
 			strchr(rule->pattern, '*') == NULL)
-			appendStringInfo(&buf, "%s%s", buf.data[buf.len - 2] == 's' ? "" : ", ", rule->pattern);
+		{
+			appendStringInfo(&buf, "%s%s", separator, rule->pattern);
+			separator = ", ";
+		}
 	}
 	appendStringInfoChar(&buf, '.');
 	return buf.data;
