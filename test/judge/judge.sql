@@ -10,7 +10,8 @@
 -- second.  Two witnesses of that:
 --   seq      drawn by judge.next_seq(), which holds a row lock per (topic, key) to
 --            the end of the transaction: a total order of that key
---   xid, xmin  without seq: what is below the publisher's snapshot's xmin had ended
+--   xid, ended_below  without seq: all transactions below the xmin of the publisher's
+--            snapshot had ended
 
 CREATE SCHEMA judge;
 
@@ -24,7 +25,7 @@ CREATE TABLE judge.ledger (
 	seq bigint,
 	partition int,
 	xid xid8 NOT NULL,
-	xmin xid8 NOT NULL,
+	ended_below xid8 NOT NULL,
 	payload_md5 text
 );
 
@@ -84,14 +85,14 @@ CREATE FUNCTION judge.publish_many(topic text, messages bigint, keys int DEFAULT
 DECLARE
 	first bigint := nextval('judge.ledger_n');
 	before xid8 := pg_snapshot_xmin(pg_current_snapshot());
-	payload text := repeat('x', size);
+	body text := repeat('x', size);
 BEGIN
 	PERFORM setval('judge.ledger_n', first + messages);
 	INSERT INTO judge.ledger
 		SELECT n, publish_many.topic, k,
-			outbox.publish(topic => publish_many.topic, payload => publish_many.payload,
+			outbox.publish(topic => publish_many.topic, payload => body,
 				key => k, headers => jsonb_build_object('ledger', n::text)),
-			NULL, NULL, pg_current_xact_id(), before, md5(convert_to(publish_many.payload, 'UTF8'))
+			NULL, NULL, pg_current_xact_id(), before, md5(convert_to(body, 'UTF8'))
 		FROM (SELECT i AS n, 'k' || i % keys AS k
 			  FROM generate_series(first, first + messages - 1) i) s;
 	RETURN messages;
@@ -114,10 +115,9 @@ CREATE FUNCTION judge.verdict(topics text[] DEFAULT NULL, dead bigint[] DEFAULT 
 	LANGUAGE plpgsql
 	SET work_mem = '256MB' SET max_parallel_workers_per_gather = 0 SET jit = off AS $$
 BEGIN
-	DROP TABLE IF EXISTS pg_temp.delivery;
 	CREATE TEMP TABLE delivery AS
 		SELECT c.topic, c.partition, c."offset", c.key AS read_key, c.payload, c.message_id,
-			l.n, l.key, l.seq, l.xid, l.xmin, l.id, l.payload_md5, l.partition AS chosen,
+			l.n, l.key, l.seq, l.xid, l.ended_below, l.id, l.payload_md5, l.partition AS chosen,
 			row_number() OVER (PARTITION BY l.n ORDER BY c."offset") AS copy
 		FROM judge.consumed c
 		LEFT JOIN judge.ledger l ON l.n = c.ledger::bigint AND l.topic = c.topic
@@ -142,7 +142,7 @@ BEGIN
 
 	-- behind it in the partition there is one that was promised to come before it
 	WITH later AS (
-		SELECT d.seq, d.xid, d.xmin, d.n,
+		SELECT d.seq, d.xid, d.ended_below, d.n,
 			min(d.seq) OVER after AS later_seq,
 			min(d.xid::text::bigint) OVER after AS later_xid,
 			min(d.n) OVER after_same AS later_n
@@ -154,7 +154,7 @@ BEGIN
 				ROWS BETWEEN 1 FOLLOWING AND UNBOUNDED FOLLOWING)
 	)
 	SELECT count(*) INTO reordered FROM later
-		WHERE later_seq < seq OR later_n < n OR later_xid < xmin::text::bigint;
+		WHERE later_seq < seq OR later_n < n OR later_xid < ended_below::text::bigint;
 
 	SELECT count(*) INTO stale FROM (
 		SELECT max(seq) AS newest, (array_agg(seq ORDER BY "offset" DESC))[1] AS last
