@@ -300,6 +300,7 @@ default_conf(void)
 		{"queued.max.messages.kbytes", "131072"},
 		{"reconnect.backoff.max.ms", "500"},
 		{"check.crcs", "true"},
+		{"log_level", "3"},
 		{NULL, NULL}
 	};
 	rd_kafka_conf_t *conf = rd_kafka_conf_new();
