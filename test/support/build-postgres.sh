@@ -11,6 +11,9 @@ set -eu
 here=$(cd "$(dirname "$0")" && pwd)
 . "$here/versions.sh"
 
+# below another make PostgreSQL's own would leave out its generated headers
+unset MAKELEVEL MAKEFLAGS MFLAGS
+
 say() {
 	echo "build-postgres: $*" >&2
 }
