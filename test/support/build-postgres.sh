@@ -57,9 +57,8 @@ fetch_source() {
 			ls "$work"/source/postgresql-"$major"_*.orig.tar.* >/dev/null 2>&1; then
 			return 0
 		fi
-		say "no source of PostgreSQL $major in $suite"
+		say "no source of PostgreSQL $major in $suite: $(grep '^E:' "$work/apt.log" | head -1 | sed 's#[a-z]*://[^ ]*/##')"
 	done
-	tail -5 "$work/apt.log" >&2
 	return 1
 }
 
