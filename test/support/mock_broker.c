@@ -131,6 +131,7 @@ main(int argc, char **argv)
 	signal(SIGTERM, stop);
 	signal(SIGINT, stop);
 
+	rd_kafka_conf_set(conf, "log_level", "3", NULL, 0);
 	rk = rd_kafka_new(RD_KAFKA_PRODUCER, conf, errstr, sizeof(errstr));
 	cluster = rk ? rd_kafka_mock_cluster_new(rk, nbrokers) : NULL;
 	if (!cluster)

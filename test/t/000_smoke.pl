@@ -1,5 +1,6 @@
 # Does the main job work at all: publish, commit, consumed; a rollback publishes
 # nothing.  Everything else assumes so.
+# every major
 use OutboxTest;
 
 my $kafka = OutboxKafka->shared;

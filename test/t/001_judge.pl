@@ -1,4 +1,5 @@
 # The judge must be able to say no: every kind of fault is made up and found.
+# every major
 use OutboxTest;
 
 my $pg = OutboxTest->server('main');
