@@ -8,6 +8,7 @@
 #   make check-regress  SQL surface and error texts      [REGRESS=name ...]
 #   make check-isolation races                           [ISOLATION=name ...]
 #   make check-tap      real PostgreSQL and real Kafka   [PROVE_TESTS=file ...]
+#   make check-next     what check runs on a second PostgreSQL major
 #   make check-deep     what takes longer than check may
 #   make bench          ratios against references of the same run
 #   make programs       helpers of tests and demo, in build/
@@ -19,7 +20,7 @@
 # stand in extension.mk, which includes PostgreSQL's own makefiles.
 
 .PHONY: all install uninstall clean demo check check-regress check-isolation \
-	check-tap check-deep bench programs
+	check-tap check-next check-deep bench programs
 
 all install uninstall:
 	$(MAKE) -f extension.mk $@
@@ -38,7 +39,7 @@ demo:
 check:
 	test/run-check
 
-check-regress check-isolation check-tap check-deep: check-%:
+check-regress check-isolation check-tap check-next check-deep: check-%:
 	test/run-check $*
 
 bench:

@@ -1,9 +1,10 @@
 # Helper programs of tests and demo: plain C, librdkafka, no PostgreSQL.
 
 OUT ?= build
-PROGRAMS = $(addprefix $(OUT)/, mock_broker kafka_admin judge_consume)
+PROGRAMS = $(addprefix $(OUT)/, mock_broker kafka_admin judge_consume \
+	kafka_driver)
 CFLAGS ?= -O2 -g
-WARNINGS = -Wall -Wextra -Werror
+WARNINGS = -Wall -Wextra -Werror -Wno-unused-parameter
 
 all: $(PROGRAMS)
 
@@ -11,9 +12,16 @@ $(OUT)/mock_broker: test/support/mock_broker.c
 $(OUT)/kafka_admin: test/support/kafka_admin.c
 $(OUT)/judge_consume: test/judge/judge_consume.c
 
+# the Kafka transport without PostgreSQL
+KAFKA_WORKER = transports/kafka/worker
+$(OUT)/kafka_driver: test/transport/kafka_driver.c \
+	$(filter-out %/kafka_module.c, $(wildcard $(KAFKA_WORKER)/*.c)) \
+	$(wildcard $(KAFKA_WORKER)/*.h src/transport/transport.h)
+$(OUT)/kafka_driver: CPPFLAGS += -D_GNU_SOURCE -Isrc -I$(KAFKA_WORKER)
+
 $(PROGRAMS): programs.mk
 	@mkdir -p $(OUT)
-	$(CC) $(CFLAGS) $(WARNINGS) -o $@ $(filter %.c,$^) -lrdkafka
+	$(CC) $(CPPFLAGS) $(CFLAGS) $(WARNINGS) -o $@ $(filter %.c,$^) -lrdkafka -lpthread
 
 clean:
 	rm -f $(PROGRAMS)

@@ -11,6 +11,9 @@ set -eu
 here=$(cd "$(dirname "$0")" && pwd)
 . "$here/versions.sh"
 
+# below another make PostgreSQL's own would leave out its generated headers
+unset MAKELEVEL MAKEFLAGS MFLAGS
+
 say() {
 	echo "build-postgres: $*" >&2
 }
@@ -22,9 +25,9 @@ trap 'rm -rf "$work"' EXIT
 # The first URI of the machine's apt sources that serves Debian itself.
 mirror() {
 	{
-		sed -n 's/^URIs: *\([^ ]*\).*/\1/p' /etc/apt/sources.list.d/*.sources
+		sed -n 's/^URIs: *\([^ ]*\).*/\1/p' /etc/apt/sources.list.d/*.sources || true
 		sed -n 's/^deb  *\(\[[^]]*\]  *\)\{0,1\}\([^ ]*\) .*/\2/p' \
-			/etc/apt/sources.list /etc/apt/sources.list.d/*.list
+			/etc/apt/sources.list /etc/apt/sources.list.d/*.list || true
 	} 2>/dev/null | grep -E '/debian/?$' | head -1
 }
 
@@ -54,9 +57,8 @@ fetch_source() {
 			ls "$work"/source/postgresql-"$major"_*.orig.tar.* >/dev/null 2>&1; then
 			return 0
 		fi
-		say "no source of PostgreSQL $major in $suite"
+		say "no source of PostgreSQL $major in $suite: $(grep '^E:' "$work/apt.log" | head -1 | sed 's#[a-z]*://[^ ]*/##')"
 	done
-	tail -5 "$work/apt.log" >&2
 	return 1
 }
 

@@ -1,0 +1,187 @@
+# A real Apache Kafka for tests, started and ended by test/support/kafka.sh.
+#
+#   my $kafka = OutboxKafka->shared;              one for all test files
+#   my $kafka = OutboxKafka->start(brokers => 3); one's own: brokers are killed
+#   $kafka->bootstrap; $kafka->create_topic('t', 4, 'cleanup.policy=compact');
+#   my @messages = $kafka->consume('t');          hashes, see consume()
+#
+# What a test starts is ended with it, also when it fails.
+package OutboxKafka;
+
+use strict;
+use warnings;
+
+use Exporter 'import';
+use File::Basename qw(dirname);
+use File::Temp;
+use IPC::Run ();
+use JSON::PP ();
+
+my $tree = dirname(__FILE__) . '/../..';
+my $build = $ENV{OUTBOX_BUILD} || "$tree/build";
+my @started;
+
+# The one that test/run-check has started, or one's own.
+sub shared
+{
+	my ($class) = @_;
+	return $class->start unless $ENV{OUTBOX_KAFKA_DIR};
+	return bless { dir => $ENV{OUTBOX_KAFKA_DIR}, shared => 1 }, $class;
+}
+
+# Options: brokers, auto_create ('true', 'false'), partitions, message_max_bytes,
+# sasl (1), set (['property=value', ...]).
+sub start
+{
+	my ($class, %options) = @_;
+	my $self = bless { dir => File::Temp::tempdir('outbox-kafka-XXXXXX', TMPDIR => 1) }, $class;
+	my @arguments;
+
+	push @arguments, '--brokers', $options{brokers} if $options{brokers};
+	push @arguments, '--auto-create', $options{auto_create} if $options{auto_create};
+	push @arguments, '--partitions', $options{partitions} if $options{partitions};
+	push @arguments, '--message-max-bytes', $options{message_max_bytes}
+	  if $options{message_max_bytes};
+	push @arguments, '--sasl' if $options{sasl};
+	push @arguments, map { ('--set', $_) } @{ $options{set} || [] };
+	push @started, $self;
+	$self->control('start', @arguments);
+	return $self;
+}
+
+# A command of kafka.sh; dies where that fails.
+sub control
+{
+	my ($self, $command, @arguments) = @_;
+	local $?;
+	system("$tree/test/support/kafka.sh", $command, $self->{dir}, @arguments) == 0
+	  or die "kafka.sh $command failed\n";
+}
+
+sub stop
+{
+	my ($self) = @_;
+	return if $self->{shared} || $self->{stopped}++;
+	$self->control('stop');
+	system('rm', '-rf', $self->{dir});
+}
+
+sub kill_broker { my ($self, $n) = @_; $self->control('kill', $n || 1) }
+sub stop_broker { my ($self, $n) = @_; $self->control('stop-broker', $n || 1) }
+# returns when so many brokers (1) answer
+sub start_broker { my ($self, $n, $wait) = @_; $self->control('start-broker', $n || 1, $wait || 1) }
+sub freeze { my ($self, $n) = @_; $self->control('freeze', $n || 1) }
+sub thaw { my ($self, $n) = @_; $self->control('thaw', $n || 1) }
+
+sub _line
+{
+	my ($file) = @_;
+	open my $f, '<', $file or die "$file: $!\n";
+	chomp(my $line = <$f>);
+	return $line;
+}
+
+sub bootstrap { return _line("$_[0]{dir}/bootstrap") }
+
+# without passwords, where clients need one
+sub admin_bootstrap { return _line("$_[0]{dir}/bootstrap.admin") }
+
+# A command of kafka_admin; gives its output, dies where that fails.
+sub admin
+{
+	my ($self, @command) = @_;
+	my ($out, $err) = ('', '');
+	local $?;
+	IPC::Run::run([ "$build/kafka_admin", $self->admin_bootstrap, @command ],
+		'>', \$out, '2>', \$err)
+	  or die "kafka_admin @command: $err";
+	return $out;
+}
+
+sub create_topic
+{
+	my ($self, $topic, $partitions, @config) = @_;
+	return $self->admin('create', $topic, $partitions || 4, @config);
+}
+
+sub delete_topic { my ($self, @topics) = @_; return $self->admin('delete', @topics) }
+sub set_config { my ($self, $topic, @config) = @_; return $self->admin('config', $topic, @config) }
+sub topics { return map { (split /\t/)[0] } split /\n/, $_[0]->admin('list') }
+
+# Messages in a topic, as its watermarks say.
+sub count
+{
+	my ($self, $topic) = @_;
+	my $n = 0;
+	for (split /\n/, $self->admin('watermarks', $topic))
+	{
+		my (undef, $low, $high) = split /\t/;
+		$n += $high - $low;
+	}
+	return $n;
+}
+
+# Runs judge_consume; options as its own: n, committed, timeout, payload, out.
+sub consume_raw
+{
+	my ($self, $topics, %options) = @_;
+	my @command = ("$build/judge_consume");
+	my ($out, $err) = ('', '');
+
+	push @command, '-n', $options{n} if $options{n};
+	push @command, '-c' if $options{committed};
+	push @command, '-t', $options{timeout} || 60;
+	push @command, '-p', $options{payload} || 'hex';
+	push @command, '-o', $options{out} if $options{out};
+	local $?;
+	IPC::Run::run([ @command, $self->admin_bootstrap, @$topics ], '>', \$out, '2>', \$err)
+	  or warn "judge_consume: $err";
+	return $out;
+}
+
+sub _uncopy
+{
+	my ($text) = @_;
+	return undef if $text eq '\N';
+	my %escaped = (t => "\t", n => "\n", r => "\r");
+	$text =~ s/\\(.)/exists $escaped{$1} ? $escaped{$1} : $1/ge;
+	return $text;
+}
+
+sub _unhex
+{
+	my ($text) = @_;
+	return undef unless defined $text;
+	return pack('H*', substr($text, 2));
+}
+
+# What is in a topic (or several: an array), in the order of the partitions' offsets:
+# hashes of topic, partition, offset, timestamp, message_id, key, headers (array of
+# pairs), header (hash), payload.  n => N waits for so many.
+sub consume
+{
+	my ($self, $topic, %options) = @_;
+	my $out = $self->consume_raw(ref $topic ? $topic : [$topic], %options, payload => 'hex');
+	my @messages;
+
+	for (split /\n/, $out)
+	{
+		my @f = map { _uncopy($_) } split /\t/;
+		my $headers = JSON::PP->new->utf8->decode($f[7]);
+		push @messages,
+		  { topic => $f[0], partition => $f[1], offset => $f[2], timestamp => $f[3],
+			message_id => $f[4], ledger => $f[5], key => _unhex($f[6]),
+			headers => $headers, header => { map { $_->[0] => $_->[1] } @$headers },
+			payload => _unhex($f[8]) };
+	}
+	return sort { $a->{topic} cmp $b->{topic} || $a->{partition} <=> $b->{partition}
+			|| $a->{offset} <=> $b->{offset} } @messages;
+}
+
+END
+{
+	local $?;
+	eval { $_->stop } for @started;
+}
+
+1;
