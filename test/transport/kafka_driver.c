@@ -41,6 +41,7 @@ static const char *bootstrap;
 static OutboxOption options[32];
 static int	noptions;
 static int	failures;
+static int	bench_partitions = 1;	/* from the environment: PARTITIONS */
 
 void
 kafka_log_line(int level, const char *facility, const char *text)
@@ -225,12 +226,15 @@ send_one(OutboxClient *client, const char *topic, int partition,
 {
 	static const OutboxHeader header = {"message-id",
 	"0190c0de-0000-8000-8000-000000000001", 36};
+	char		key[16] = "key";	/* copied by send() */
 	OutboxRecord record = {
-		.topic = topic, .partition = partition, .key = "key", .key_len = 3,
+		.topic = topic, .partition = partition, .key = key, .key_len = 3,
 		.payload = payload, .payload_len = size, .nheaders = 1,
 		.headers = &header, .timestamp_ms = 1700000000000, .tag = (void *) tag,
 	};
 
+	if (bench_partitions > 1)
+		record.key_len = snprintf(key, sizeof(key), "%d", (int) (tag % 1000));
 	return T.send(client, &record, error);
 }
 
@@ -522,10 +526,14 @@ static void
 report_rate(const char *what, int n, double took)
 {
 	struct rusage usage;
+	double		main_cpu;
 
+	getrusage(RUSAGE_THREAD, &usage);
+	main_cpu = usage.ru_utime.tv_sec + usage.ru_utime.tv_usec / 1e6 +
+		usage.ru_stime.tv_sec + usage.ru_stime.tv_usec / 1e6;
 	getrusage(RUSAGE_SELF, &usage);
-	printf("%s: %d records in %.2f s, %.0f/s, cpu %.2f s, max rss %ld MB\n",
-		   what, n, took, n / took,
+	printf("%s: %d records in %.2f s, %.0f/s, cpu main %.2f all %.2f s, max rss %ld MB\n",
+		   what, n, took, n / took, main_cpu,
 		   usage.ru_utime.tv_sec + usage.ru_utime.tv_usec / 1e6 +
 		   usage.ru_stime.tv_sec + usage.ru_stime.tv_usec / 1e6,
 		   usage.ru_maxrss / 1024);
@@ -546,7 +554,7 @@ bench(int n)
 	double		start;
 
 	topic_name(topic, "bench");
-	topic_admin(topic, 1, NULL);
+	topic_admin(topic, bench_partitions, NULL);
 	client = client_open(false);
 	start = now();
 	while (sent < n)
@@ -589,7 +597,7 @@ plain(int n)
 	double		start;
 
 	topic_name(topic, "plain");
-	topic_admin(topic, 1, NULL);
+	topic_admin(topic, bench_partitions, NULL);
 	rd_kafka_conf_set(conf, "enable.idempotence", "true", NULL, 0);
 	rd_kafka_conf_set(conf, "enable.gapless.guarantee", "true", NULL, 0);
 	rd_kafka_conf_set(conf, "queue.buffering.max.messages", "0", NULL, 0);
@@ -600,10 +608,14 @@ plain(int n)
 	start = now();
 	for (int i = 0; i < n; i++)
 	{
+		char		key[16] = "key";
+		size_t		key_len = bench_partitions > 1 ?
+			(size_t) snprintf(key, sizeof(key), "%d", i % 1000) : 3;
+
 		while (i - plain_done >= BENCH_WINDOW)
 			rd_kafka_poll(rk, 10);
 		rd_kafka_producev(rk, RD_KAFKA_V_TOPIC(topic),
-						  RD_KAFKA_V_KEY("key", 3),
+						  RD_KAFKA_V_KEY(key, key_len),
 						  RD_KAFKA_V_VALUE(bench_payload, 200),
 						  RD_KAFKA_V_HEADER("message-id",
 											"0190c0de-0000-8000-8000-000000000001", 36),
@@ -744,6 +756,8 @@ main(int argc, char **argv)
 		return 2;
 	bootstrap = argv[2];
 	options[noptions++] = (OutboxOption) {"bootstrap.servers", bootstrap};
+	if (getenv("PARTITIONS"))
+		bench_partitions = atoi(getenv("PARTITIONS"));
 	for (int i = 3; i < argc && noptions < 32; i++)
 	{
 		char	   *eq = strchr(argv[i], '=');
