@@ -69,6 +69,8 @@ typedef struct OutboxMessage
 	TimestampTz published;
 	OutboxBatch *batch;
 	int32		partition;		/* -1: none given */
+	int16		version;		/* of the row format */
+	bool		damaged;		/* rows of it are missing */
 	char		kind;			/* 'j' json, 't' text, 'b' binary */
 	char	   *topic;			/* NUL-terminated, UTF-8 */
 	int			topic_len;
@@ -137,6 +139,16 @@ extern int	outbox_reader_fetch(OutboxReader *reader, MemoryContext mcxt,
 								Size max_bytes, OutboxWanted wanted,
 								void *arg, bool *done);
 extern void outbox_message_free(OutboxMessage *message);
+
+/* Read one message, all of its rows, out of a pass (row.c); NULL: unwanted. */
+struct OutboxMerge;
+struct OutboxRow;
+struct HeapTupleData;
+extern OutboxMessage *outbox_message_read(struct OutboxMerge *merge,
+										  struct HeapTupleData *tuple,
+										  struct OutboxRow *row,
+										  MemoryContext mcxt,
+										  OutboxWanted wanted, void *arg);
 extern void outbox_batch_release(OutboxBatch *batch);
 
 /* Have synchronous standbys (if any are named) flushed up to here? */

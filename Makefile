@@ -1,0 +1,46 @@
+# pg_outbox
+#
+#   make                the extension and its transports, against PG_CONFIG
+#   make install        into that server's directories (DESTDIR works)
+#   make demo           shows the main job on an embedded broker;
+#                       KAFKA=real does it on Apache Kafka
+#   make check          everything below, and a second PostgreSQL major
+#   make check-regress  SQL surface and error texts      [REGRESS=name ...]
+#   make check-isolation races                           [ISOLATION=name ...]
+#   make check-tap      real PostgreSQL and real Kafka   [PROVE_TESTS=file ...]
+#   make check-deep     what takes longer than check may
+#   make bench          ratios against references of the same run
+#   make programs       helpers of tests and demo, in build/
+#
+#   PG_CONFIG=...       which PostgreSQL (default: pg_config in the PATH)
+#   OUTBOX_TESTING=1    compiles fault points in; the checks build so themselves
+#
+# demo and the checks install what they need, PostgreSQL included, so they can't
+# stand in extension.mk, which includes PostgreSQL's own makefiles.
+
+.PHONY: all install uninstall clean demo check check-regress check-isolation \
+	check-tap check-deep bench programs
+
+all install uninstall:
+	$(MAKE) -f extension.mk $@
+
+clean:
+	$(MAKE) -f extension.mk $@
+	$(MAKE) -f programs.mk $@
+	rm -rf build
+
+programs:
+	$(MAKE) -f programs.mk
+
+demo:
+	demo/run $(KAFKA)
+
+check:
+	test/run-check
+
+check-regress check-isolation check-tap check-deep: check-%:
+	test/run-check $*
+
+bench:
+	test/support/deps.sh pg15 rdkafka kafka
+	test/bench/run

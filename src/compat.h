@@ -1,0 +1,56 @@
+/*-------------------------------------------------------------------------
+ *
+ * compat.h
+ *	  Differences between PostgreSQL 15, 16, 17 and 18, all in one place.
+ *
+ * Copyright (c) 2026, pg_outbox contributors
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef OUTBOX_COMPAT_H
+#define OUTBOX_COMPAT_H
+
+#if PG_VERSION_NUM < 150000
+#error "pg_outbox needs PostgreSQL 15 or newer"
+#endif
+
+#include "utils/wait_event.h"
+
+/* Varlena macros moved out of postgres.h in 16. */
+#if PG_VERSION_NUM >= 160000
+#include "varatt.h"
+#endif
+
+/*
+ * Named wait events came with 17 (a name that is known is looked up); before,
+ * all extensions share one.
+ */
+#if PG_VERSION_NUM >= 170000
+#define outbox_wait_event(name) WaitEventExtensionNew(name)
+#else
+#define outbox_wait_event(name) ((void) (name), PG_WAIT_EXTENSION)
+#endif
+
+/* Wait event sets belong to a resource owner since 17; ours to none. */
+#include "storage/latch.h"
+#if PG_VERSION_NUM >= 170000
+#if PG_VERSION_NUM >= 180000
+#include "storage/waiteventset.h"
+#endif
+#define outbox_create_wait_set(context, n) CreateWaitEventSet(NULL, n)
+#else
+#define outbox_create_wait_set(context, n) CreateWaitEventSet(context, n)
+#endif
+
+/* A new, empty file for a relation: the function was renamed in 16. */
+#include "utils/rel.h"
+#include "utils/relcache.h"
+#if PG_VERSION_NUM >= 160000
+#define outbox_new_relfilenumber(rel) \
+	RelationSetNewRelfilenumber(rel, (rel)->rd_rel->relpersistence)
+#else
+#define outbox_new_relfilenumber(rel) \
+	RelationSetNewRelfilenode(rel, (rel)->rd_rel->relpersistence)
+#endif
+
+#endif							/* OUTBOX_COMPAT_H */

@@ -1,0 +1,537 @@
+/*-------------------------------------------------------------------------
+ *
+ * reader.c
+ *	  Reading the log by snapshot difference.
+ *
+ * A round reads a batch: what is in a snapshot S2 and was not in the last
+ * one, S1.  Every transaction ends once, so every row is in one batch, however
+ * long its transaction stayed open, and nobody waits for anybody.
+ *
+ * A round reads the id counter, C; then touches each lane's lock, so that
+ * every id below C is in its lane, since ids are taken and rows inserted under
+ * one hold; then takes S2; then reads the counter again, E.
+ *
+ * Where are the rows of S2 \ S1?  With C' the last round's C:
+ * - Ids from C' on: read up to E.  A row of S2 was written before S2 was taken,
+ *   so its id is below E.
+ * - Ids below C': the row was in its lane before S1 was taken, so its
+ *   transaction had its xid by then, and since it is not in S1 it was running.
+ *   The last round saw the row, and put its transaction on the open list
+ *   with the range of its ids.  When a transaction of the list is in S2, its
+ *   range is read again.
+ * So what a round reads does not grow while a transaction stays open, and the
+ * open list is bounded by connections and prepared transactions.
+ *
+ * A batch may be longer than memory: it is fetched piece by piece, each in a
+ * transaction of its own.  What is in S2 is decided for ever, so a live
+ * snapshot taken later judges its rows alike; it is asked because a
+ * subtransaction may have rolled back.
+ *
+ * Position.  Within a batch: (S1, S2, the last id handed out, low), where low
+ * is at most the lowest id seen that S2 does not decide, and at most C.  A
+ * reader that starts from it has an empty open list: it finishes the batch
+ * behind the cursor, and its next round reads from low on, which brings
+ * every undecided row, and with it the open list, back.
+ *
+ * Copyright (c) 2026, pg_outbox contributors
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/htup_details.h"
+#include "access/transam.h"
+#include "access/xact.h"
+#include "access/xlog.h"
+#include "compat.h"
+#include "fault.h"
+#include "log/lane.h"
+#include "log/merge.h"
+#include "log/reader.h"
+#include "log/snapshot.h"
+#include "log/wal.h"
+#include "message.h"
+#include "miscadmin.h"
+#include "storage/procarray.h"
+#include "utils/memutils.h"
+#include "utils/snapmgr.h"
+
+/* A transaction that S1 does not decide, and where its rows are. */
+typedef struct OpenXact
+{
+	uint64		xid;
+	uint64		lowest;
+	uint64		highest;
+	uint32		lanes;			/* a bit each */
+	bool		ended;			/* in the s2 of the round under way */
+} OpenXact;
+
+struct OutboxReader
+{
+	MemoryContext context;
+	Oid			extoid;
+	OutboxSnapshot *last;		/* everything in it was handed out, but for
+								 * the batch under way */
+	uint64		from;			/* C: the next round reads from here on */
+	bool		has_count;
+	uint64		publish_count;	/* as read before the last s2 */
+	OpenXact   *open;
+	int			nopen;
+	int			open_allocated;
+	HTAB	   *first_ids;
+
+	/* the batch under way */
+	OutboxBatch *batch;
+	OutboxRanges ranges[OUTBOX_LANES];
+	MemoryContext range_context;
+	uint64		next;			/* ids below are behind us */
+	uint64		track_from;		/* undecided ids from here ... */
+	uint64		track_to;		/* ... to before here join the open list */
+	uint64		next_from;		/* C of this round */
+
+	/* the verdict on the row before, often the same transaction's */
+	uint64		cached_xid;
+	bool		cached_wanted;
+	bool		cached_undecided;
+};
+
+static OutboxBatch *
+new_batch(OutboxReader *reader, const OutboxSnapshot *s1, const OutboxSnapshot *s2)
+{
+	MemoryContext old = MemoryContextSwitchTo(MemoryContextGetParent(reader->context));
+	OutboxBatch *batch = palloc0(sizeof(OutboxBatch));
+
+	batch->refcount = 1;
+	batch->s1 = outbox_snapshot_copy(s1);
+	batch->s2 = outbox_snapshot_copy(s2);
+	MemoryContextSwitchTo(old);
+	return batch;
+}
+
+void
+outbox_batch_release(OutboxBatch *batch)
+{
+	if (--batch->refcount > 0)
+		return;
+	pfree(batch->s1);
+	pfree(batch->s2);
+	pfree(batch);
+}
+
+/* Make room for the ranges of a new batch. */
+static void
+reset_ranges(OutboxReader *reader)
+{
+	MemoryContextReset(reader->range_context);
+	memset(reader->ranges, 0, sizeof(reader->ranges));
+}
+
+/* Add a range to a lane's; sorted and merged by sort_ranges(). */
+static void
+add_range(OutboxReader *reader, int lane, uint64 from, uint64 to)
+{
+	OutboxRanges *r = &reader->ranges[lane];
+
+	if (from > to)
+		return;
+	if (r->ranges == NULL)
+		r->ranges = MemoryContextAlloc(reader->range_context,
+									   (reader->nopen + 1) * sizeof(OutboxRange));
+	r->ranges[r->n].from = from;
+	r->ranges[r->n].to = to;
+	r->n++;
+}
+
+static int
+compare_ranges(const void *a, const void *b)
+{
+	uint64		x = ((const OutboxRange *) a)->from;
+	uint64		y = ((const OutboxRange *) b)->from;
+
+	return (x > y) - (x < y);
+}
+
+static void
+sort_ranges(OutboxRanges *r)
+{
+	int			n = 0;
+
+	if (r->n < 2)
+		return;
+	qsort(r->ranges, r->n, sizeof(OutboxRange), compare_ranges);
+	for (int i = 1; i < r->n; i++)
+	{
+		if (r->ranges[i].from <= r->ranges[n].to + 1)
+			r->ranges[n].to = Max(r->ranges[n].to, r->ranges[i].to);
+		else
+			r->ranges[++n] = r->ranges[i];
+	}
+	r->n = n + 1;
+}
+
+/* A reader that goes on from a position. */
+OutboxReader *
+outbox_reader_create(MemoryContext parent, Oid extoid, const OutboxPosition *start)
+{
+	MemoryContext context = AllocSetContextCreate(parent, "pg_outbox reader",
+												  ALLOCSET_DEFAULT_SIZES);
+	MemoryContext old = MemoryContextSwitchTo(context);
+	OutboxReader *reader = palloc0(sizeof(OutboxReader));
+
+	reader->context = context;
+	reader->range_context = AllocSetContextCreate(context, "pg_outbox ranges",
+												  ALLOCSET_SMALL_SIZES);
+	reader->extoid = extoid;
+	reader->first_ids = outbox_merge_first_ids(context);
+	reader->last = outbox_snapshot_copy(start->s2);
+	reader->from = reader->next_from = start->low;
+	MemoryContextSwitchTo(old);
+
+	if (!outbox_snapshot_equal(start->s1, start->s2))
+	{
+		/* finish the position's batch; low stays what it is */
+		reader->batch = new_batch(reader, start->s1, start->s2);
+		reader->batch->undecided = start->low;
+		reader->next = start->cursor + 1;
+		for (int lane = 0; lane < OUTBOX_LANES; lane++)
+			add_range(reader, lane, start->cursor + 1, PG_UINT64_MAX - 1);
+	}
+	return reader;
+}
+
+/*
+ * Free a reader.  Batches are allocated in the context around it, since
+ * messages may still refer to them.
+ */
+void
+outbox_reader_free(OutboxReader *reader)
+{
+	if (reader->batch != NULL)
+		outbox_batch_release(reader->batch);
+	MemoryContextDelete(reader->context);
+}
+
+/* A second reader that stands just where this one stands. */
+OutboxReader *
+outbox_reader_clone(MemoryContext parent, OutboxReader *reader)
+{
+	OutboxPosition pos;
+	OutboxReader *clone;
+	MemoryContext old;
+
+	outbox_reader_position(reader, &pos);
+	pos.s1 = pos.s2;			/* no batch of its own: it shares ours */
+	clone = outbox_reader_create(parent, reader->extoid, &pos);
+	old = MemoryContextSwitchTo(clone->context);
+	pfree(clone->last);
+	clone->last = outbox_snapshot_copy(reader->last);
+	clone->from = reader->from;
+	clone->next_from = reader->next_from;
+	clone->has_count = reader->has_count;
+	clone->publish_count = reader->publish_count;
+	if (reader->nopen > 0)
+	{
+		clone->open = palloc(reader->nopen * sizeof(OpenXact));
+		memcpy(clone->open, reader->open, reader->nopen * sizeof(OpenXact));
+		clone->nopen = clone->open_allocated = reader->nopen;
+	}
+	MemoryContextSwitchTo(old);
+	if (reader->batch != NULL)
+	{
+		clone->batch = reader->batch;
+		clone->batch->refcount++;
+		clone->next = reader->next;
+		clone->track_from = reader->track_from;
+		clone->track_to = reader->track_to;
+		for (int lane = 0; lane < OUTBOX_LANES; lane++)
+		{
+			OutboxRanges *r = &reader->ranges[lane];
+
+			if (r->n == 0)
+				continue;
+			clone->ranges[lane].ranges =
+				MemoryContextAlloc(clone->range_context, r->n * sizeof(OutboxRange));
+			memcpy(clone->ranges[lane].ranges, r->ranges, r->n * sizeof(OutboxRange));
+			clone->ranges[lane].n = r->n;
+		}
+	}
+	return clone;
+}
+
+/* The lowest id that the open list still waits for. */
+static uint64
+lowest_open(const OutboxReader *reader)
+{
+	uint64		lowest = PG_UINT64_MAX;
+
+	for (int i = 0; i < reader->nopen; i++)
+		if (!reader->open[i].ended)
+			lowest = Min(lowest, reader->open[i].lowest);
+	return lowest;
+}
+
+/* The position when everything fetched so far is done. */
+void
+outbox_reader_position(OutboxReader *reader, OutboxPosition *pos)
+{
+	if (reader->batch != NULL)
+	{
+		pos->s1 = outbox_snapshot_copy(reader->batch->s1);
+		pos->s2 = outbox_snapshot_copy(reader->batch->s2);
+		pos->cursor = reader->next - 1;
+		pos->low = Min(reader->batch->undecided, reader->next);
+	}
+	else
+	{
+		pos->s1 = outbox_snapshot_copy(reader->last);
+		pos->s2 = outbox_snapshot_copy(reader->last);
+		pos->low = Min(lowest_open(reader), reader->from);
+		pos->cursor = reader->from - 1;
+	}
+}
+
+/* The position with everything before this message done, it not. */
+void
+outbox_position_before(const OutboxMessage *message, OutboxPosition *pos)
+{
+	pos->s1 = outbox_snapshot_copy(message->batch->s1);
+	pos->s2 = outbox_snapshot_copy(message->batch->s2);
+	pos->cursor = message->id - 1;
+	pos->low = Min(message->batch->undecided, message->id);
+}
+
+/* Has a transaction of the open list ended? */
+static bool
+any_open_ended(const OutboxReader *reader)
+{
+	for (int i = 0; i < reader->nopen; i++)
+		if (!TransactionIdIsInProgress((TransactionId) reader->open[i].xid))
+			return true;
+	return false;
+}
+
+/* Make sure that every id handed out so far is in its lane. */
+static void
+touch_lanes(OutboxDb *db)
+{
+	for (int lane = 0; lane < OUTBOX_LANES; lane++)
+	{
+		LWLockAcquire(&db->lanes[lane].lane.lock, LW_SHARED);
+		LWLockRelease(&db->lanes[lane].lane.lock);
+	}
+}
+
+/* Split the open list: what is in s2 is read now, the rest stays. */
+static void
+take_ended(OutboxReader *reader, const OutboxSnapshot *s2)
+{
+	for (int i = 0; i < reader->nopen; i++)
+	{
+		OpenXact   *open = &reader->open[i];
+
+		open->ended = outbox_snapshot_contains(s2, open->xid);
+		if (!open->ended || !OUTBOX_RULE("open-list"))
+			continue;
+		for (int lane = 0; lane < OUTBOX_LANES; lane++)
+			if (open->lanes & (1U << lane))
+				add_range(reader, lane, open->lowest, open->highest);
+	}
+}
+
+static void
+drop_ended(OutboxReader *reader)
+{
+	int			n = 0;
+
+	for (int i = 0; i < reader->nopen; i++)
+		if (!reader->open[i].ended)
+			reader->open[n++] = reader->open[i];
+	reader->nopen = n;
+}
+
+/* Begin a round, see the banner. */
+bool
+outbox_reader_begin(OutboxReader *reader, const OutboxSnapshot *upto)
+{
+	OutboxDb   *db;
+	OutboxSnapshot *s2;
+	uint64		count;
+	uint64		c;
+	uint64		e;
+	XLogRecPtr	lsn;
+	MemoryContext caller = CurrentMemoryContext;
+
+	Assert(reader->batch == NULL);
+	StartTransactionCommand();
+	db = outbox_db_get(reader->extoid);
+	count = outbox_atomic_read(&db->publish_count);
+	if (upto == NULL && reader->has_count && count == reader->publish_count &&
+		!any_open_ended(reader))
+	{
+		CommitTransactionCommand();
+		MemoryContextSwitchTo(caller);
+		return false;
+	}
+	c = upto == NULL ? outbox_atomic_read(&db->next_id) : reader->from;
+	if (OUTBOX_RULE("touch-lanes"))
+		touch_lanes(db);
+	s2 = upto == NULL ? outbox_snapshot_from(GetTransactionSnapshot()) :
+		outbox_snapshot_copy(upto);
+	e = outbox_atomic_read(&db->next_id);
+	lsn = outbox_flush_wal();
+
+	reader->batch = new_batch(reader, reader->last, s2);
+	reader->batch->lsn = lsn;
+	reader->batch->publish_count = count;
+	reset_ranges(reader);
+	take_ended(reader, s2);
+	for (int lane = 0; lane < OUTBOX_LANES; lane++)
+	{
+		add_range(reader, lane, reader->from, e - 1);
+		sort_ranges(&reader->ranges[lane]);
+	}
+	reader->track_from = reader->from;
+	reader->track_to = c;
+	reader->next_from = c;
+	reader->next = 1;
+	reader->batch->undecided = Min(lowest_open(reader), c);
+	reader->publish_count = count;
+	reader->has_count = upto == NULL;
+	reader->cached_xid = 0;
+	CommitTransactionCommand();
+	MemoryContextSwitchTo(caller);
+	return true;
+}
+
+/* Put a row that s2 does not decide on the open list. */
+static void
+track(OutboxReader *reader, int lane, const OutboxRow *row)
+{
+	OpenXact   *open = NULL;
+
+	for (int i = reader->nopen - 1; i >= 0 && open == NULL; i--)
+		if (reader->open[i].xid == row->xid)
+			open = &reader->open[i];
+	if (open == NULL)
+	{
+		if (reader->nopen == reader->open_allocated)
+		{
+			reader->open_allocated = Max(64, reader->open_allocated * 2);
+			reader->open = reader->open ?
+				repalloc(reader->open, reader->open_allocated * sizeof(OpenXact)) :
+				MemoryContextAlloc(reader->context, reader->open_allocated * sizeof(OpenXact));
+		}
+		open = &reader->open[reader->nopen++];
+		open->xid = row->xid;
+		open->lowest = open->highest = row->id;
+		open->lanes = 0;
+		open->ended = false;
+	}
+	open->lowest = Min(open->lowest, row->id);
+	open->highest = Max(open->highest, row->id);
+	open->lanes |= 1U << lane;
+	reader->batch->undecided = Min(reader->batch->undecided, row->id);
+}
+
+/* Is a row of this batch?  Those that s2 leaves open are tracked. */
+static OutboxVerdict
+judge_row(void *arg, int lane, const OutboxRow *row)
+{
+	OutboxReader *reader = arg;
+
+	if (row->xid != reader->cached_xid)
+	{
+		bool		decided = outbox_snapshot_contains(reader->batch->s2, row->xid);
+
+		reader->cached_xid = row->xid;
+		reader->cached_undecided = !decided;
+		reader->cached_wanted = decided &&
+			!outbox_snapshot_contains(reader->batch->s1, row->xid);
+	}
+	if (reader->cached_wanted)
+		return row->visible ? OUTBOX_TAKE : OUTBOX_SKIP;
+	if (reader->cached_undecided &&
+		row->id >= reader->track_from && row->id < reader->track_to)
+		track(reader, lane, row);
+	return OUTBOX_SKIP;
+}
+
+/* The batch is read: its s2 is the next one's s1. */
+static void
+finish_batch(OutboxReader *reader)
+{
+	MemoryContext old = MemoryContextSwitchTo(reader->context);
+
+	drop_ended(reader);
+	pfree(reader->last);
+	reader->last = outbox_snapshot_copy(reader->batch->s2);
+	reader->from = reader->next_from;
+	outbox_batch_release(reader->batch);
+	reader->batch = NULL;
+	reset_ranges(reader);
+	MemoryContextSwitchTo(old);
+}
+
+OutboxBatch *
+outbox_reader_batch(OutboxReader *reader)
+{
+	return reader->batch;
+}
+
+const OutboxSnapshot *
+outbox_reader_last(OutboxReader *reader)
+{
+	return reader->last;
+}
+
+uint64
+outbox_reader_publish_count(OutboxReader *reader)
+{
+	return reader->publish_count;
+}
+
+/* Fetch a piece of the batch, see reader.h. */
+int
+outbox_reader_fetch(OutboxReader *reader, MemoryContext mcxt,
+					OutboxMessage **messages, int max, Size max_bytes,
+					OutboxWanted wanted, void *arg, bool *done)
+{
+	MemoryContext caller = CurrentMemoryContext;
+	Snapshot	snapshot;
+	OutboxMerge *merge;
+	HeapTupleData tuple;
+	OutboxRow	row;
+	Size		bytes = 0;
+	int			n = 0;
+
+	Assert(reader->batch != NULL);
+	StartTransactionCommand();
+	if (XLogRecPtrIsInvalid(reader->batch->lsn))
+		reader->batch->lsn = outbox_flush_wal();
+	snapshot = RegisterSnapshot(GetTransactionSnapshot());
+	reader->cached_xid = 0;
+	merge = outbox_merge_begin(reader->ranges, reader->next, snapshot,
+							   reader->first_ids, judge_row, reader);
+	while (n < max && bytes < max_bytes &&
+		   outbox_merge_next(merge, &tuple, &row))
+	{
+		OutboxMessage *message = outbox_message_read(merge, &tuple, &row, mcxt,
+													 wanted, arg);
+
+		if (message == NULL)
+			continue;
+		message->batch = reader->batch;
+		reader->batch->refcount++;
+		bytes += message->bytes;
+		messages[n++] = message;
+	}
+	reader->next = outbox_merge_resume(merge);
+	outbox_merge_end(merge);
+	UnregisterSnapshot(snapshot);
+	CommitTransactionCommand();
+	MemoryContextSwitchTo(caller);
+	*done = reader->next == PG_UINT64_MAX;
+	if (*done)
+		finish_batch(reader);
+	return n;
+}

@@ -1,0 +1,93 @@
+/*-------------------------------------------------------------------------
+ *
+ * dead_letter.c
+ *	  Messages that a broker refused for good.
+ *
+ * A dead letter is committed, and flushed, before the position passes its
+ * message and before a successor of its key is sent.  After a crash in between
+ * the message is sent and refused once more: its row is there already.
+ *
+ * Copyright (c) 2026, pg_outbox contributors
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/xact.h"
+#include "catalog/pg_type.h"
+#include "compat.h"
+#include "executor/spi.h"
+#include "fault.h"
+#include "mb/pg_wchar.h"
+#include "message.h"
+#include "relay/dead_letter.h"
+#include "utils/builtins.h"
+#include "utils/snapmgr.h"
+
+#define NARGS	13
+
+static Datum
+wire_text(const char *data, int len)
+{
+	char	   *local = pg_any_to_server(data, len, PG_UTF8);
+
+	return PointerGetDatum(cstring_to_text_with_len(local, local == data ? len : (int) strlen(local)));
+}
+
+/* Keep a message as a dead letter; commits. */
+void
+outbox_dead_letter(const char *server, const OutboxMessage *m,
+				   const char *error, const char *reason, int attempts)
+{
+	Oid			types[NARGS] = {
+		TEXTOID, INT8OID, TEXTOID, TEXTOID, TEXTOID, INT4OID, JSONBOID,
+		BYTEAOID, CHAROID, TIMESTAMPTZOID, TEXTOID, TEXTOID, INT4OID
+	};
+	Datum		args[NARGS];
+	char		nulls[NARGS + 1] = "             ";
+	char		uuid[37];
+	MemoryContext caller = CurrentMemoryContext;
+
+	StartTransactionCommand();
+	PushActiveSnapshot(GetTransactionSnapshot());
+	outbox_message_uuid(m->epoch, m->id, uuid);
+	args[0] = CStringGetTextDatum(server);
+	args[1] = Int64GetDatum((int64) m->id);
+	args[2] = m->message_id != NULL ?
+		wire_text(m->message_id, strlen(m->message_id)) : CStringGetTextDatum(uuid);
+	args[3] = wire_text(m->topic, m->topic_len);
+	if (m->key != NULL)
+		args[4] = wire_text(m->key, m->key_len);
+	else
+		nulls[4] = 'n';
+	args[5] = Int32GetDatum(m->partition);
+	if (m->partition < 0)
+		nulls[5] = 'n';
+	if (m->headers != NULL)
+		args[6] = JsonbPGetDatum(outbox_headers_to_jsonb(m->headers, m->headers_len));
+	else
+		nulls[6] = 'n';
+	if (m->payload != NULL)
+		args[7] = PointerGetDatum(cstring_to_text_with_len(m->payload, m->payload_len));
+	else
+		nulls[7] = 'n';
+	args[8] = CharGetDatum(m->kind);
+	args[9] = TimestampTzGetDatum(m->published);
+	args[10] = CStringGetTextDatum(error);
+	args[11] = CStringGetTextDatum(reason);
+	args[12] = Int32GetDatum(attempts);
+
+	SPI_connect();
+	if (SPI_execute_with_args("INSERT INTO outbox.dead_letter (server, id, message_id, topic, key,"
+							  " partition, headers, payload, kind, published, error, reason, attempts)"
+							  " VALUES ($1::name, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)"
+							  " ON CONFLICT (server, id) DO NOTHING",
+							  NARGS, types, args, nulls, false, 0) != SPI_OK_INSERT)
+		elog(ERROR, "could not insert a dead letter");
+	SPI_finish();
+	PopActiveSnapshot();
+	ForceSyncCommit();
+	CommitTransactionCommand();
+	MemoryContextSwitchTo(caller);
+	OUTBOX_FAULT("dead-letter-committed");
+}

@@ -1,0 +1,82 @@
+/*-------------------------------------------------------------------------
+ *
+ * topic_cache.c
+ *	  A small, bounded memory of verdicts by topic.
+ *
+ * Copyright (c) 2026, pg_outbox contributors
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "common/hashfn.h"
+#include "topic_cache.h"
+#include "utils/memutils.h"
+
+#define NUM_SLOTS		1024	/* a power of two */
+
+typedef struct Slot
+{
+	char	   *topic;			/* NULL: empty */
+	uint32		len;
+	uint32		size;			/* of the allocation, which is used again */
+	bool		verdict;
+} Slot;
+
+struct OutboxTopicCache
+{
+	MemoryContext context;		/* of the topics */
+	Slot		slots[NUM_SLOTS];
+};
+
+OutboxTopicCache *
+topic_cache_create(MemoryContext parent)
+{
+	OutboxTopicCache *cache = MemoryContextAllocZero(parent, sizeof(OutboxTopicCache));
+
+	cache->context = AllocSetContextCreate(parent, "outbox topic cache",
+										   ALLOCSET_DEFAULT_SIZES);
+	return cache;
+}
+
+void
+topic_cache_reset(OutboxTopicCache *cache)
+{
+	memset(cache->slots, 0, sizeof(cache->slots));
+	MemoryContextReset(cache->context);
+}
+
+bool
+topic_cache_lookup(OutboxTopicCache *cache, const char *topic, size_t len,
+				   bool *verdict, uint32 *slot)
+{
+	const Slot *found;
+
+	*slot = hash_bytes((const unsigned char *) topic, len) & (NUM_SLOTS - 1);
+	found = &cache->slots[*slot];
+	if (found->topic == NULL || found->len != len ||
+		memcmp(found->topic, topic, len) != 0)
+		return false;
+	*verdict = found->verdict;
+	return true;
+}
+
+void
+topic_cache_store(OutboxTopicCache *cache, const char *topic, size_t len,
+				  bool verdict, uint32 slot)
+{
+	Slot	   *to = &cache->slots[slot];
+
+	if (to->topic == NULL || to->size < len)
+	{
+		char	   *room = MemoryContextAlloc(cache->context, len + 1);
+
+		if (to->topic)
+			pfree(to->topic);
+		to->topic = room;
+		to->size = len;
+	}
+	memcpy(to->topic, topic, len);
+	to->len = len;
+	to->verdict = verdict;
+}

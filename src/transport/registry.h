@@ -1,0 +1,62 @@
+/*-------------------------------------------------------------------------
+ *
+ * registry.h
+ *	  The servers of this database, and the libraries behind them.
+ *
+ * Copyright (c) 2026, pg_outbox contributors
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef OUTBOX_REGISTRY_H
+#define OUTBOX_REGISTRY_H
+
+#include "nodes/pg_list.h"
+#include "transport/options.h"
+#include "transport/transport.h"
+
+/* A foreign server of one of our wrappers.  All text is UTF-8. */
+typedef struct OutboxServer
+{
+	Oid			oid;
+	Oid			owner;
+	char	   *name;			/* UTF-8, as in the log; see name_local */
+	char	   *name_local;		/* in the database's encoding, for messages */
+	char	   *library;		/* option of its wrapper, or NULL */
+	OutboxCoreOptions core;		/* its patterns are never NULL */
+
+	/* why the options can't be used, or NULL; never contains a secret */
+	char	   *problem;
+
+	/* server's and user mapping's, sorted by name, without the core's */
+	int			noptions;
+	OutboxOption *options;
+
+	uint64		client_hash;	/* changes: the client must be opened anew */
+	uint64		core_hash;		/* changes: topics, paused, ... */
+} OutboxServer;
+
+/*
+ * All of these need a transaction.  Results are in the given context, which
+ * the caller resets to free them.
+ */
+
+/* Oids of all servers of our wrappers, those that are paused included. */
+extern List *registry_list_servers(MemoryContext context);
+
+/* NULL when it is not there any more, or not ours. */
+extern OutboxServer *registry_load_server(Oid server, MemoryContext context);
+
+/* The same without the user mapping: for client backends, no secrets. */
+extern OutboxServer *registry_load_public(Oid server, MemoryContext context);
+
+/* InvalidOid when there is none of that name. */
+extern Oid	registry_find_server(const char *name);
+
+/* Is this foreign-data wrapper one of ours? */
+extern bool registry_is_wrapper(Oid wrapper);
+
+/* Load a library; both raise when it is missing, broken or of another ABI. */
+extern const OutboxTransport *registry_load_transport(const char *library);
+extern const OutboxTransportDdl *registry_load_ddl(const char *library);
+
+#endif							/* OUTBOX_REGISTRY_H */

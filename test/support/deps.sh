@@ -1,0 +1,113 @@
+#!/bin/sh
+# Installs what is missing on Debian 12, and only that; quiet when all is there.
+#
+#   test/support/deps.sh [what ...]       default: pg15 rdkafka kafka pgnext
+#
+#   pg15      PostgreSQL 15, its headers and test modules, a compiler
+#   rdkafka   librdkafka's headers
+#   kafka     Java, and Apache Kafka's jars by Maven into the cache
+#   pgnext    a newer PostgreSQL, built from Debian's source into the cache
+#   kcat      an independent Kafka client
+#
+# As root, or as a user who may sudo.  Servers that run are left alone, and
+# PostgreSQL's package makes no cluster of its own where it is new.  The cache is
+# outside the tree (see versions.sh), so that a fresh clone finds what an earlier
+# one has built.
+set -eu
+
+here=$(cd "$(dirname "$0")" && pwd)
+. "$here/versions.sh"
+
+as_root() {
+	if [ "$(id -u)" = 0 ]; then
+		"$@"
+	else
+		sudo "$@"
+	fi
+}
+
+say() {
+	echo "deps: $*" >&2
+}
+
+# apt's own output only matters when it fails
+apt_log=$(mktemp)
+trap 'rm -f "$apt_log"' EXIT
+updated=
+
+run_apt() {
+	as_root env DEBIAN_FRONTEND=noninteractive apt-get -q -y \
+		-o Acquire::Retries=3 -o DPkg::Lock::Timeout=300 "$@" >"$apt_log" 2>&1 </dev/null
+}
+
+install_packages() {
+	missing=
+	for package in "$@"; do
+		dpkg-query -W -f '${db:Status-Status}' "$package" 2>/dev/null |
+			grep -qx installed || missing="$missing $package"
+	done
+	[ -n "$missing" ] || return 0
+	say "installing$missing"
+	if [ -z "$updated" ]; then
+		run_apt update || { cat "$apt_log" >&2; return 1; }
+		updated=yes
+	fi
+	run_apt install --no-install-recommends $missing || { cat "$apt_log" >&2; return 1; }
+}
+
+no_main_cluster() {
+	[ -e /etc/postgresql-common ] || {
+		as_root mkdir -p /etc/postgresql-common
+		echo 'create_main_cluster = false' |
+			as_root tee /etc/postgresql-common/createcluster.conf >/dev/null
+	}
+}
+
+need_pg15() {
+	no_main_cluster
+	install_packages postgresql-15 postgresql-server-dev-15 libipc-run-perl \
+		gcc make pkg-config libc6-dev perl procps util-linux
+}
+
+need_rdkafka() {
+	install_packages librdkafka-dev gcc libc6-dev
+}
+
+# Any Java from 17 on will do.
+need_java() {
+	major=$(java -version 2>&1 | sed -n 's/.*version "\([0-9]*\).*/\1/p')
+	[ "${major:-0}" -ge 17 ] || install_packages default-jre-headless
+}
+
+need_kafka() {
+	need_java
+	[ -e "$kafka_home/complete" ] && return
+	command -v mvn >/dev/null || install_packages maven
+	say "fetching Apache Kafka $kafka_version"
+	mkdir -p "$kafka_home/lib"
+	sed "s/@VERSION@/$kafka_version/" "$here/kafka-pom.xml" >"$kafka_home/pom.xml"
+	mvn -q -B -f "$kafka_home/pom.xml" dependency:copy-dependencies \
+		-DoutputDirectory="$kafka_home/lib" >"$apt_log" 2>&1 </dev/null ||
+		{ cat "$apt_log" >&2; return 1; }
+	chmod -R a+rX "$kafka_home"
+	touch "$kafka_home/complete"
+}
+
+need_pgnext() {
+	pgnext_config >/dev/null && return
+	install_packages gcc make libc6-dev perl libipc-run-perl bison flex \
+		zlib1g-dev dpkg-dev xz-utils bzip2
+	"$here/build-postgres.sh"
+}
+
+need_kcat() {
+	install_packages kcat
+}
+
+[ $# -gt 0 ] || set -- pg15 rdkafka kafka pgnext
+for what; do
+	case $what in
+		pg15 | rdkafka | kafka | pgnext | kcat) "need_$what" ;;
+		*) echo "deps.sh: unknown: $what" >&2; exit 2 ;;
+	esac
+done

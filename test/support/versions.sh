@@ -1,0 +1,33 @@
+# Sourced: where cached components are, and which versions.
+
+# Outside the tree, so that every clone finds it.  Root's own is no home directory:
+# the ordinary user that runs its servers could not enter it.
+if [ -n "${OUTBOX_CACHE:-}" ]; then
+	cache=$OUTBOX_CACHE
+elif [ "$(id -u)" = 0 ]; then
+	cache=/var/cache/pg_outbox
+else
+	cache=${XDG_CACHE_HOME:-$HOME/.cache}/pg_outbox
+fi
+export OUTBOX_CACHE=$cache
+
+kafka_version=4.3.1
+kafka_home=$cache/kafka-$kafka_version
+
+# The second PostgreSQL major, in order of preference; with the Debian suites
+# whose source packages may have it.
+pgnext_majors="17 18"
+pgnext_suites_17="trixie trixie-security trixie-updates"
+pgnext_suites_18="sid forky"
+
+pg15_config=${PG_CONFIG:-/usr/lib/postgresql/15/bin/pg_config}
+
+pgnext_config() {
+	for major in $pgnext_majors; do
+		if [ -x "$cache/pg$major/bin/pg_config" ] && [ -e "$cache/pg$major/complete" ]; then
+			echo "$cache/pg$major/bin/pg_config"
+			return 0
+		fi
+	done
+	return 1
+}
