@@ -27,20 +27,17 @@
 #include <time.h>
 #include <unistd.h>
 
-#include <librdkafka/rdkafka.h>
+#include "kafka_driver.h"
 
-#include "transport/transport.h"
-
-extern const OutboxTransport kafka_transport;
 extern void kafka_log_line(int level, const char *facility, const char *text);
 
-#define T kafka_transport
 #define MAX_REPORTS 1024
 
-static const char *bootstrap;
-static OutboxOption options[32];
-static int	noptions;
-static int	failures;
+const char *bootstrap;
+OutboxOption options[32];
+int			noptions;
+int			failures;
+static int	bench_partitions = 1;	/* from the environment: PARTITIONS */
 
 void
 kafka_log_line(int level, const char *facility, const char *text)
@@ -48,7 +45,7 @@ kafka_log_line(int level, const char *facility, const char *text)
 	fprintf(stderr, "# %d %s %s\n", level, facility, text);
 }
 
-static double
+double
 now(void)
 {
 	struct timespec ts;
@@ -57,7 +54,7 @@ now(void)
 	return ts.tv_sec + ts.tv_nsec / 1e9;
 }
 
-static void
+void
 ok(bool good, const char *what)
 {
 	printf("%s - %s\n", good ? "ok" : "not ok", what);
@@ -65,7 +62,7 @@ ok(bool good, const char *what)
 	failures += !good;
 }
 
-static OutboxClient *
+OutboxClient *
 client_open(bool careful)
 {
 	OutboxTransportConfig config = {
@@ -82,7 +79,7 @@ client_open(bool careful)
 }
 
 /* Create a topic and wait until it is known; config: "name=value" or NULL. */
-static void
+void
 topic_admin(const char *topic, int partitions, const char *config)
 {
 	char		errstr[256];
@@ -127,7 +124,7 @@ topic_admin(const char *topic, int partitions, const char *config)
 }
 
 /* Read all of a topic's partitions; calls back for each record. */
-static int
+int
 consume(const char *topic, int partitions,
 		void (*each) (const rd_kafka_message_t *message, void *arg), void *arg)
 {
@@ -170,16 +167,7 @@ consume(const char *topic, int partitions,
 	return n;
 }
 
-/* What came back of a client: counts by class, and the class of each tag. */
-typedef struct Tally
-{
-	int			total;
-	int			by[OUTBOX_CONFIG + 1];
-	signed char *of_tag;		/* may be NULL */
-	char		name[64];		/* of the last failure */
-} Tally;
-
-static void
+void
 gather(OutboxClient *client, Tally *tally)
 {
 	static OutboxReport reports[MAX_REPORTS];
@@ -200,7 +188,7 @@ gather(OutboxClient *client, Tally *tally)
 }
 
 /* Sleep on the eventfd alone: a lost wake-up shows as a timeout. */
-static bool
+bool
 wait_total(OutboxClient *client, Tally *tally, int total, double seconds)
 {
 	double		until = now() + seconds;
@@ -219,23 +207,26 @@ wait_total(OutboxClient *client, Tally *tally, int total, double seconds)
 	}
 }
 
-static OutboxFailure
+OutboxFailure
 send_one(OutboxClient *client, const char *topic, int partition,
 		 const char *payload, size_t size, intptr_t tag, OutboxError *error)
 {
 	static const OutboxHeader header = {"message-id",
 	"0190c0de-0000-8000-8000-000000000001", 36};
+	char		key[16] = "key";	/* copied by send() */
 	OutboxRecord record = {
-		.topic = topic, .partition = partition, .key = "key", .key_len = 3,
+		.topic = topic, .partition = partition, .key = key, .key_len = 3,
 		.payload = payload, .payload_len = size, .nheaders = 1,
 		.headers = &header, .timestamp_ms = 1700000000000, .tag = (void *) tag,
 	};
 
+	if (bench_partitions > 1)
+		record.key_len = snprintf(key, sizeof(key), "%d", (int) (tag % 1000));
 	return T.send(client, &record, error);
 }
 
 /* probe_topic() until it knows */
-static OutboxFailure
+OutboxFailure
 probe(OutboxClient *client, const char *topic, OutboxError *error)
 {
 	for (double until = now() + 10; now() < until;)
@@ -252,280 +243,24 @@ probe(OutboxClient *client, const char *topic, OutboxError *error)
 	return OUTBOX_RETRY;
 }
 
-static void
+void
 topic_name(char *out, const char *stem)
 {
 	sprintf(out, "%s-%d-%ld", stem, (int) getpid(), (long) time(NULL));
 }
 
 static void
-seen_values(const rd_kafka_message_t *message, void *arg)
-{
-	char	   *seen = arg;
-	rd_kafka_headers_t *headers;
-	const void *value;
-	size_t		size;
-
-	*strchr(seen, 0) = message->payload == NULL ? 'N'
-		: message->len == 0 ? 'E' : 'V';
-	if (!rd_kafka_message_headers(message, &headers) &&
-		!rd_kafka_header_get_last(headers, "message-id", &value, &size) &&
-		size == 36)
-		strcat(seen, "h");
-	if (rd_kafka_message_timestamp(message, NULL) == 1700000000000)
-		strcat(seen, "t");
-	if (message->key_len == 3)
-		strcat(seen, "k");
-}
-
-static void
-check_basics(void)
-{
-	char		topic[128];
-	char		seen[64] = "";
-	OutboxClient *client;
-	OutboxError error;
-	OutboxTransportStatus status;
-	Tally		tally = {0};
-
-	topic_name(topic, "basics");
-	topic_admin(topic, 1, NULL);
-	client = client_open(false);
-	send_one(client, topic, -1, "x", 1, 0, &error);
-	send_one(client, topic, -1, "", 0, 1, &error);
-	send_one(client, topic, 0, NULL, 0, 2, &error);
-	ok(wait_total(client, &tally, 3, 10) && tally.by[OUTBOX_OK] == 3,
-	   "three records delivered");
-	consume(topic, 1, seen_values, seen);
-	ok(strcmp(seen, "VhtkEhtkNhtk") == 0,
-	   "value, empty value and tombstone, with header, time and key");
-	T.status(client, &status);
-	ok(status.connected && !status.failed, "connected");
-	ok(send_one(client, topic, 7, "x", 1, 3, &error) == OUTBOX_TOPIC &&
-	   strcmp(error.name, "_UNKNOWN_PARTITION") == 0,
-	   "a partition that may be missing: TOPIC");
-	ok(probe(client, topic, &error) == OUTBOX_OK, "probe: the topic is there");
-	ok(send_one(client, topic, 7, "x", 1, 3, &error) == OUTBOX_DEAD,
-	   "a partition that is missing: DEAD");
-	ok(send_one(client, "no spaces!", -1, "x", 1, 4, &error) == OUTBOX_OK &&
-	   wait_total(client, &tally, 4, 10) && tally.by[OUTBOX_DEAD] == 1 &&
-	   send_one(client, "no spaces!", -1, "x", 1, 4, &error) == OUTBOX_DEAD,
-	   "an impossible topic: DEAD, then at once");
-	ok(T.close(client, 5000), "closed");
-}
-
-static void
-check_too_large(void)
-{
-	enum
-	{
-		N = 40, BAD = 17
-	};
-	char		topic[128];
-	char	   *big = calloc(1, 20 << 20);
-	signed char of_tag[N];
-	OutboxClient *client;
-	OutboxError error;
-	OutboxTransportStatus status;
-	Tally		tally = {.of_tag = of_tag};
-	int			accepted = 0;
-	int			left = 0;
-
-	topic_name(topic, "toolarge");
-	topic_admin(topic, 1, "max.message.bytes=9000");
-	client = client_open(false);
-	ok(send_one(client, topic, -1, big, 18 << 20, 0, &error) == OUTBOX_DEAD,
-	   "larger than the client's limit: DEAD at once");
-	for (int i = 0; i < N; i++)
-		accepted += send_one(client, topic, -1, big, i == BAD ? 10000 : 100, i,
-							 &error) == OUTBOX_OK;
-	ok(accepted == N, "a batch with one record too large is accepted");
-	wait_total(client, &tally, N, 10);
-	T.status(client, &status);
-	ok(status.failed && status.error.failure == OUTBOX_FATAL,
-	   "its refusal is FATAL for a gapless client");
-	printf("# %s: %s\n", status.error.name, status.error.text);
-	ok(send_one(client, topic, -1, big, 10, 0, &error) == OUTBOX_FATAL,
-	   "nothing more is taken");
-	T.purge(client);
-	wait_total(client, &tally, N, 10);
-	printf("# ok %d suspect %d purged %d\n", tally.by[OUTBOX_OK],
-		   tally.by[OUTBOX_SUSPECT], tally.by[OUTBOX_PURGED]);
-	ok(tally.total == N && of_tag[BAD] == OUTBOX_SUSPECT &&
-	   tally.by[OUTBOX_DEAD] == 0, "every record is reported once");
-	ok(T.close(client, 5000), "closed");
-
-	client = client_open(true);
-	memset(tally.by, 0, sizeof(tally.by));
-	tally.total = 0;
-	for (int i = 0; i < N; i++)
-	{
-		if (of_tag[i] != OUTBOX_OK)
-			left += send_one(client, topic, -1, big, i == BAD ? 10000 : 100, i,
-							 &error) == OUTBOX_OK;
-	}
-	ok(wait_total(client, &tally, left, 20) && tally.by[OUTBOX_DEAD] == 1 &&
-	   of_tag[BAD] == OUTBOX_DEAD && tally.by[OUTBOX_OK] == left - 1,
-	   "sent carefully, only the one is DEAD");
-	T.status(client, &status);
-	ok(!status.failed, "and the careful client lives on");
-	ok(T.close(client, 5000), "closed");
-	ok(consume(topic, 1, NULL, NULL) == N - 1, "each of the others is there once");
-	free(big);
-}
-
-static void
-check_missing_topic(void)
-{
-	char		here[128];
-	char		missing[128];
-	OutboxClient *client;
-	OutboxError error;
-	Tally		tally = {0};
-	double		start;
-	double		took = 0;
-
-	topic_name(here, "here");
-	topic_name(missing, "missing");
-	topic_admin(here, 1, NULL);
-	client = client_open(false);
-	start = now();
-	for (int i = 0; i < 100; i++)
-	{
-		send_one(client, missing, -1, "x", 1, i, &error);
-		send_one(client, here, -1, "x", 1, i, &error);
-	}
-	wait_total(client, &tally, 100, 5);
-	took = now() - start;
-	ok(tally.by[OUTBOX_OK] == 100 && took < 3,
-	   "another topic is not held up by a missing one");
-	wait_total(client, &tally, 200, 20);
-	printf("# reported missing after %.1f s\n", now() - start);
-	ok(tally.by[OUTBOX_TOPIC] == 100 && now() - start < 8,
-	   "a missing topic is reported as TOPIC");
-	ok(send_one(client, missing, -1, "x", 1, 0, &error) == OUTBOX_TOPIC &&
-	   probe(client, missing, &error) == OUTBOX_TOPIC &&
-	   strstr(error.name, "UNKNOWN_TOPIC") != NULL, "send and probe say so");
-	topic_admin(missing, 1, NULL);
-	start = now();
-	while (probe(client, missing, &error) != OUTBOX_OK && now() - start < 10)
-		;
-	printf("# found after %.1f s\n", now() - start);
-	for (int i = 0; i < 100; i++)
-		send_one(client, missing, -1, "x", 1, i, &error);
-	ok(wait_total(client, &tally, 300, 10) && tally.by[OUTBOX_OK] == 200 &&
-	   consume(missing, 1, NULL, NULL) == 100,
-	   "once created, the same client delivers");
-
-	/* and deleted under load */
-	tally.total = 0;
-	memset(tally.by, 0, sizeof(tally.by));
-	int			sent = 0;
-
-	for (start = now(), took = 0; now() - start < 8;)
-	{
-		if (took == 0 && now() - start > 1)
-		{
-			topic_admin(missing, 0, NULL);
-			took = 1;
-		}
-		for (int i = 0; i < 20; i++)
-			sent += send_one(client, missing, -1, "x", 1, i, &error) == OUTBOX_OK;
-		gather(client, &tally);
-		poll(NULL, 0, 1);
-	}
-	wait_total(client, &tally, sent, 10);
-	printf("# sent %d: ok %d topic %d other %d\n", sent, tally.by[OUTBOX_OK],
-		   tally.by[OUTBOX_TOPIC], tally.total - tally.by[OUTBOX_OK] -
-		   tally.by[OUTBOX_TOPIC]);
-	ok(tally.total == sent, "a topic deleted under load: all are reported");
-	ok(T.close(client, 5000), "closed");
-}
-
-static void
-check_purge_and_down(void)
-{
-	char		topic[128];
-	OutboxClient *client;
-	OutboxError error;
-	OutboxTransportStatus status;
-	Tally		tally = {0};
-	OutboxOption saved = options[0];
-	double		start;
-
-	/* nobody listens there */
-	options[0].value = "127.0.0.1:9";
-	client = client_open(false);
-	for (int i = 0; i < 1000; i++)
-		send_one(client, "any", -1, "x", 1, i, &error);
-	wait_total(client, &tally, 1, 2);
-	T.status(client, &status);
-	printf("# %s: %s\n", status.error.name, status.error.text);
-	ok(!status.connected && !status.failed && status.nerrors > 0 &&
-	   status.error.failure == OUTBOX_RETRY, "no broker: status only");
-	T.purge(client);
-	ok(wait_total(client, &tally, 1000, 5) && tally.by[OUTBOX_PURGED] == 1000,
-	   "purge returns everything without a broker");
-	start = now();
-	ok(T.close(client, 5000) && now() - start < 3, "closed soon");
-	options[0] = saved;
-
-	topic_name(topic, "purge");
-	topic_admin(topic, 1, NULL);
-	client = client_open(false);
-	memset(&tally, 0, sizeof(tally));
-	for (int i = 0; i < 100000; i++)
-		send_one(client, topic, -1, "x", 1, i, &error);
-	T.purge(client);
-	ok(wait_total(client, &tally, 100000, 10) &&
-	   tally.by[OUTBOX_OK] + tally.by[OUTBOX_PURGED] == 100000,
-	   "purge under load returns everything");
-	printf("# ok %d purged %d\n", tally.by[OUTBOX_OK], tally.by[OUTBOX_PURGED]);
-	T.status(client, &status);
-	ok(!status.failed, "which is not a failure");
-	ok(T.close(client, 5000), "closed");
-	client = client_open(false);
-	for (int i = 0; i < 100000; i++)
-		send_one(client, topic, -1, "x", 1, i, &error);
-	ok(T.close(client, 5000), "closed with records in flight");
-}
-
-static void
-check_options(void)
-{
-	OutboxTransportConfig config = {.server_name = "s", .max_bytes = 1 << 20,
-	.max_message_size = 1 << 20, .options = options};
-	OutboxError error;
-	int			saved = noptions;
-
-	options[noptions++] = (OutboxOption) {"sasl.mechanism", "hunter2"};
-	options[noptions++] = (OutboxOption) {"linger.ms", "hunter2"};
-	config.noptions = noptions;
-	ok(T.open(&config, &error) == NULL && error.failure == OUTBOX_CONFIG &&
-	   strstr(error.text, "linger.ms") && !strstr(error.text, "hunter2"),
-	   "a bad value: CONFIG names the option, not the value");
-	options[noptions - 1] = (OutboxOption) {"no.such", "1"};
-	ok(T.open(&config, &error) == NULL && error.failure == OUTBOX_CONFIG &&
-	   strstr(error.text, "no.such"), "an unknown option: CONFIG");
-	options[noptions - 1] = (OutboxOption) {"security.protocol", "sasl_plaintext"};
-	ok(T.open(&config, &error) == NULL && error.failure == OUTBOX_CONFIG &&
-	   !strstr(error.text, "secret"), "contradicting options: CONFIG");
-	printf("# %s\n", error.text);
-	noptions = 1;
-	config.noptions = 0;
-	ok(T.open(&config, &error) == NULL && error.failure == OUTBOX_CONFIG,
-	   "no bootstrap servers: CONFIG");
-	noptions = saved;
-}
-
-static void
 report_rate(const char *what, int n, double took)
 {
 	struct rusage usage;
+	double		main_cpu;
 
+	getrusage(RUSAGE_THREAD, &usage);
+	main_cpu = usage.ru_utime.tv_sec + usage.ru_utime.tv_usec / 1e6 +
+		usage.ru_stime.tv_sec + usage.ru_stime.tv_usec / 1e6;
 	getrusage(RUSAGE_SELF, &usage);
-	printf("%s: %d records in %.2f s, %.0f/s, cpu %.2f s, max rss %ld MB\n",
-		   what, n, took, n / took,
+	printf("%s: %d records in %.2f s, %.0f/s, cpu main %.2f all %.2f s, max rss %ld MB\n",
+		   what, n, took, n / took, main_cpu,
 		   usage.ru_utime.tv_sec + usage.ru_utime.tv_usec / 1e6 +
 		   usage.ru_stime.tv_sec + usage.ru_stime.tv_usec / 1e6,
 		   usage.ru_maxrss / 1024);
@@ -546,7 +281,7 @@ bench(int n)
 	double		start;
 
 	topic_name(topic, "bench");
-	topic_admin(topic, 1, NULL);
+	topic_admin(topic, bench_partitions, NULL);
 	client = client_open(false);
 	start = now();
 	while (sent < n)
@@ -589,7 +324,7 @@ plain(int n)
 	double		start;
 
 	topic_name(topic, "plain");
-	topic_admin(topic, 1, NULL);
+	topic_admin(topic, bench_partitions, NULL);
 	rd_kafka_conf_set(conf, "enable.idempotence", "true", NULL, 0);
 	rd_kafka_conf_set(conf, "enable.gapless.guarantee", "true", NULL, 0);
 	rd_kafka_conf_set(conf, "queue.buffering.max.messages", "0", NULL, 0);
@@ -600,10 +335,14 @@ plain(int n)
 	start = now();
 	for (int i = 0; i < n; i++)
 	{
+		char		key[16] = "key";
+		size_t		key_len = bench_partitions > 1 ?
+			(size_t) snprintf(key, sizeof(key), "%d", i % 1000) : 3;
+
 		while (i - plain_done >= BENCH_WINDOW)
 			rd_kafka_poll(rk, 10);
 		rd_kafka_producev(rk, RD_KAFKA_V_TOPIC(topic),
-						  RD_KAFKA_V_KEY("key", 3),
+						  RD_KAFKA_V_KEY(key, key_len),
 						  RD_KAFKA_V_VALUE(bench_payload, 200),
 						  RD_KAFKA_V_HEADER("message-id",
 											"0190c0de-0000-8000-8000-000000000001", 36),
@@ -744,6 +483,8 @@ main(int argc, char **argv)
 		return 2;
 	bootstrap = argv[2];
 	options[noptions++] = (OutboxOption) {"bootstrap.servers", bootstrap};
+	if (getenv("PARTITIONS"))
+		bench_partitions = atoi(getenv("PARTITIONS"));
 	for (int i = 3; i < argc && noptions < 32; i++)
 	{
 		char	   *eq = strchr(argv[i], '=');
@@ -763,10 +504,8 @@ main(int argc, char **argv)
 		return stream(n, atof(argv[4]), argv[5]);
 	if (strcmp(command, "check") != 0)
 		return 2;
-	check_options();
-	check_basics();
-	check_too_large();
-	check_missing_topic();
-	check_purge_and_down();
+	if (n == 0)
+		check_all();
+	check_relaying();
 	return failures != 0;
 }

@@ -316,6 +316,23 @@ serve_event(OutboxClient *client, rd_kafka_event_t *event)
 	rd_kafka_event_destroy(event);
 }
 
+/* Room for one more event in our own list? */
+static bool
+ahead_has_room(OutboxClient *client)
+{
+	int			size = client->ahead_size ? client->ahead_size * 2 : 64;
+	rd_kafka_event_t **grown;
+
+	if (client->ahead_len < client->ahead_size)
+		return true;
+	grown = realloc(client->ahead, size * sizeof(*grown));
+	if (grown == NULL)
+		return false;
+	client->ahead = grown;
+	client->ahead_size = size;
+	return true;
+}
+
 /*
  * Move what has arrived into our own list, to learn whether a failure is
  * among it (see kafka_send.c).  The eventfd is left readable for poll().
@@ -326,23 +343,13 @@ kafka_look_ahead(OutboxClient *client)
 	rd_kafka_event_t *event;
 	bool		moved = false;
 
-	while ((event = rd_kafka_queue_poll(client->queue, 0)) != NULL)
+	while (ahead_has_room(client) &&
+		   (event = rd_kafka_queue_poll(client->queue, 0)) != NULL)
 	{
 		if (rd_kafka_event_type(event) != RD_KAFKA_EVENT_DR)
 		{
 			serve_event(client, event);
 			continue;
-		}
-		if (client->ahead_len == client->ahead_size)
-		{
-			int			size = client->ahead_size ? client->ahead_size * 2 : 64;
-			rd_kafka_event_t **grown = realloc(client->ahead,
-											   size * sizeof(*grown));
-
-			if (grown == NULL)
-				abort();		/* reports must not be lost */
-			client->ahead = grown;
-			client->ahead_size = size;
 		}
 		client->ahead[client->ahead_len++] = event;
 		if (rd_kafka_event_error(event) != RD_KAFKA_RESP_ERR_NO_ERROR)

@@ -1,0 +1,59 @@
+/*-------------------------------------------------------------------------
+ *
+ * kafka_driver.h
+ *	  What the parts of the transport's test program share.
+ *
+ * Copyright (c) 2026, pg_outbox contributors
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef KAFKA_DRIVER_H
+#define KAFKA_DRIVER_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <librdkafka/rdkafka.h>
+
+#include "transport/transport.h"
+
+extern const OutboxTransport kafka_transport;
+
+#define T kafka_transport
+
+/* What came back of a client: counts by class, and the class of each tag. */
+typedef struct Tally
+{
+	int			total;
+	int			by[OUTBOX_CONFIG + 1];
+	signed char *of_tag;		/* may be NULL */
+	char		name[64];		/* of the last failure */
+} Tally;
+
+extern const char *bootstrap;
+extern OutboxOption options[32];
+extern int	noptions;
+extern int	failures;
+
+extern double now(void);
+extern void ok(bool good, const char *what);
+extern void topic_name(char *out, const char *stem);
+extern void topic_admin(const char *topic, int partitions, const char *config);
+extern int	consume(const char *topic, int partitions,
+					void (*each) (const rd_kafka_message_t *message, void *arg),
+					void *arg);
+extern OutboxClient *client_open(bool careful);
+extern void gather(OutboxClient *client, Tally *tally);
+extern bool wait_total(OutboxClient *client, Tally *tally, int total,
+					   double seconds);
+extern OutboxFailure send_one(OutboxClient *client, const char *topic,
+							  int partition, const char *payload, size_t size,
+							  intptr_t tag, OutboxError *error);
+extern OutboxFailure probe(OutboxClient *client, const char *topic,
+						   OutboxError *error);
+
+extern void check_all(void);
+extern void check_relaying(void);
+
+#endif							/* KAFKA_DRIVER_H */
