@@ -42,6 +42,13 @@
 #define outbox_create_wait_set(context, n) CreateWaitEventSet(context, n)
 #endif
 
+/* 18 keeps a compact copy of what heap tuples need to know of a column. */
+#if PG_VERSION_NUM >= 180000
+#define outbox_attribute_changed(desc, i) populate_compact_attribute(desc, i)
+#else
+#define outbox_attribute_changed(desc, i) ((void) 0)
+#endif
+
 /* A new, empty file for a relation: the function was renamed in 16. */
 #include "utils/rel.h"
 #include "utils/relcache.h"

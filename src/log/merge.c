@@ -490,7 +490,12 @@ outbox_merge_resume(OutboxMerge *merge)
 	uint64		lowest = PG_UINT64_MAX;
 
 	for (int lane = 0; lane < OUTBOX_LANES; lane++)
-		lowest = Min(lowest, lane_passed(&merge->lanes[lane]));
+	{
+		LaneCursor *c = &merge->lanes[lane];
+
+		/* the row that was given last is still the lane's current one */
+		lowest = Min(lowest, c == merge->last ? c->passed : lane_passed(c));
+	}
 	return lowest;
 }
 

@@ -83,6 +83,7 @@ outbox_segment_desc(void)
 			TupleDescInitEntry(new_desc, i + 1, segment_columns[i].name,
 							   segment_columns[i].type, -1, 0);
 			TupleDescAttr(new_desc, i)->attstorage = TYPSTORAGE_PLAIN;
+			outbox_attribute_changed(new_desc, i);
 		}
 		desc = new_desc;
 		MemoryContextSwitchTo(old);
