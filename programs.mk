@@ -14,7 +14,7 @@ $(OUT)/judge_consume: test/judge/judge_consume.c
 
 # the Kafka transport without PostgreSQL
 KAFKA_WORKER = transports/kafka/worker
-$(OUT)/kafka_driver: test/transport/kafka_driver.c \
+$(OUT)/kafka_driver: $(wildcard test/transport/*.c test/transport/*.h) \
 	$(filter-out %/kafka_module.c, $(wildcard $(KAFKA_WORKER)/*.c)) \
 	$(wildcard $(KAFKA_WORKER)/*.h src/transport/transport.h)
 $(OUT)/kafka_driver: CPPFLAGS += -D_GNU_SOURCE -Isrc -I$(KAFKA_WORKER)
