@@ -76,7 +76,7 @@ init_relay_slot(OutboxRelaySlot *slot)
 	pg_atomic_init_u64(&slot->dead, 0);
 	pg_atomic_init_u64(&slot->in_flight, 0);
 	pg_atomic_init_u64(&slot->confirmed_count, 0);
-	pg_atomic_init_u64(&slot->low_id, 0);
+	pg_atomic_init_u64(&slot->done_id, 0);
 	pg_atomic_init_u64(&slot->latency_us, 0);
 	pg_atomic_init_u64(&slot->memory, 0);
 }

@@ -109,8 +109,10 @@ typedef struct OutboxRelaySlot
 	pg_atomic_uint64 in_flight;
 	pg_atomic_uint64 confirmed_count;	/* publish_count whose messages are all
 										 * acknowledged or dead letters */
-	pg_atomic_uint64 low_id;	/* ids below are all done */
-	pg_atomic_uint64 latency_us;	/* commit-to-ack, recent mean */
+	pg_atomic_uint64 done_id;	/* ids below are done or not this server's, but
+								 * for what long transactions published; 0:
+								 * not known yet */
+	pg_atomic_uint64 latency_us;	/* publish-to-ack, recent mean */
 	pg_atomic_uint64 memory;	/* bytes in the window */
 	TimestampTz oldest_unacked; /* publish time of the oldest message that the
 								 * relay read and that is unacknowledged, or 0 */
