@@ -423,6 +423,8 @@ publish_xact_callback(XactEvent event, void *arg)
 			db = outbox_db_find(MyDatabaseId, published_extension);
 			if (db != NULL)
 				pg_atomic_fetch_add_u64(&db->publish_count, 1);
+			else
+				outbox_look_into(MyDatabaseId, 0);
 			outbox_wake_relays(MyDatabaseId);
 			published_extension = InvalidOid;
 			break;
