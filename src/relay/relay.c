@@ -542,7 +542,7 @@ outbox_relay_main(Datum main_arg)
 	OutboxDb   *db;
 
 	my_slot = &outbox_shared->relays[DatumGetInt32(main_arg)];
-	outbox_worker_signals();
+	outbox_worker_begin();
 	BackgroundWorkerInitializeConnectionByOid(my_slot->dboid, InvalidOid, 0);
 	outbox_worker_settings();
 	if (!claim_slot())
