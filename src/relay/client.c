@@ -14,7 +14,8 @@
  * the windows.  While there are suspects the client is a careful one: one
  * record a request, and no topic has more than one in flight.  So what is
  * refused is refused alone, and becomes a dead letter before its successors
- * are sent.
+ * are sent.  Where many are suspect, a client with small batches goes first, to
+ * find the few among which the bad one is.
  *
  * Copyright (c) 2026, pg_outbox contributors
  *
@@ -38,6 +39,8 @@
 #define PURGE_TIMEOUT_MS	1000
 #define REPORTS_AT_ONCE		1024
 #define LATENCY_WEIGHT		64		/* of the past in its running mean */
+#define MANY_SUSPECTS		200
+#define SMALL_BATCH			50
 #define CAREFUL_LOOK		4096	/* entries looked at behind one in flight */
 
 /* Wait longer after each failure in a row. */
@@ -63,6 +66,7 @@ relay_client_ensure(Relay *relay)
 	if (relay->back_off_ms > 0 && relay_ms_since(relay->retry_at) < relay->back_off_ms)
 		return false;
 	relay->careful = relay->windows->suspects > 0;
+	relay->small_batches = relay->narrowing > 0;
 	scratch = AllocSetContextCreate(relay->context, "pg_outbox client options",
 									ALLOCSET_SMALL_SIZES);
 	old = MemoryContextSwitchTo(scratch);
@@ -71,6 +75,7 @@ relay_client_ensure(Relay *relay)
 	config.noptions = relay->server->noptions;
 	config.options = relay->server->options;
 	config.careful = relay->careful;
+	config.max_batch = relay->small_batches ? SMALL_BATCH : 0;
 	config.max_bytes = (size_t) outbox_relay_memory * 1024;
 	config.max_message_size = (size_t) outbox_max_message_size * 1024;
 	relay->client = relay->transport->open(&config, &error);
@@ -119,6 +124,7 @@ take_report(Relay *relay, const OutboxReport *report, TimestampTz now)
 			note_delivered(relay, entry, now);
 			outbox_entry_done(entry);
 			relay->back_off_ms = 0;
+			relay->narrowing -= Min(relay->narrowing, 1);
 			break;
 		case OUTBOX_DEAD:
 			relay_refuse(relay, entry, report->name, text);
@@ -297,8 +303,10 @@ relay_client_close(Relay *relay, bool wait)
 	}
 	else
 	{
-		relay->transport->purge(relay->client, true);
+		relay->transport->purge(relay->client, false);
 		drain(relay, GIVE_UP_TIMEOUT_MS);
+		relay->transport->purge(relay->client, true);
+		drain(relay, PURGE_TIMEOUT_MS);
 	}
 	relay_drop_wait_set(relay);
 	if (!relay->transport->close(relay->client, CLOSE_TIMEOUT_MS))
@@ -311,6 +319,34 @@ relay_client_close(Relay *relay, bool wait)
 	outbox_window_rewind(relay->main.window);
 	for (int i = 0; i < list_length(relay->lagging); i++)
 		outbox_window_rewind(((OutboxStream *) list_nth(relay->lagging, i))->window);
+}
+
+static void
+clear_suspicions(OutboxWindow *window)
+{
+	for (uint64 seq = window->first; seq < window->next; seq++)
+		if (outbox_window_entry(window, seq) != NULL)
+			outbox_entry_clear(outbox_window_entry(window, seq));
+}
+
+/*
+ * After a failure: are there too many suspects to be sent one by one?  Then
+ * they go in small batches, once; what is refused then is few.
+ */
+static void
+narrow(Relay *relay, bool was_careful)
+{
+	ListCell   *lc;
+
+	if (was_careful || relay->small_batches || relay->windows->suspects <= MANY_SUSPECTS)
+	{
+		relay->narrowing = 0;
+		return;
+	}
+	relay->narrowing = relay->windows->suspects;
+	clear_suspicions(relay->main.window);
+	foreach(lc, relay->lagging)
+		clear_suspicions(((OutboxStream *) lfirst(lc))->window);
 }
 
 /* The state to show while there is a client. */
@@ -351,13 +387,15 @@ relay_client_check(Relay *relay)
 	if (status.failed)
 	{
 		relay_client_close(relay, false);
-		if (was_careful || relay->windows->suspects == 0)
+		narrow(relay, was_careful);
+		if (was_careful || (relay->windows->suspects == 0 && relay->narrowing == 0))
 			back_off(relay);
 		relay_set_state(relay, status.error.failure == OUTBOX_CONFIG ?
 						OUTBOX_STATE_ERROR : OUTBOX_STATE_RETRYING);
 		return;
 	}
-	if (relay->careful != (relay->windows->suspects > 0))
+	if (relay->careful != (relay->windows->suspects > 0) ||
+		(relay->small_batches && relay->narrowing == 0))
 	{
 		relay_client_close(relay, true);
 		return;

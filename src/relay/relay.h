@@ -73,6 +73,8 @@ typedef struct Relay
 	const OutboxTransport *transport;
 	OutboxClient *client;
 	bool		careful;
+	bool		small_batches;
+	uint64		narrowing;		/* messages still to go in small batches */
 	int			back_off_ms;
 	instr_time	retry_at;
 	uint64		errors_seen;
