@@ -35,6 +35,7 @@
 #include "log/backlog.h"
 #include "log/identity.h"
 #include "log/lane.h"
+#include "log/own_work.h"
 #include "log/position.h"
 #include "miscadmin.h"
 #include "nodes/parsenodes.h"
@@ -42,7 +43,6 @@
 #include "tcop/utility.h"
 #include "transport/registry.h"
 #include "utils/acl.h"
-#include "utils/snapmgr.h"
 #include "utils/syscache.h"
 #include "utility_hook.h"
 #include "wake.h"
@@ -56,8 +56,7 @@ server_created(CreateForeignServerStmt *stmt)
 	Oid			serverid = get_foreign_server_oid(stmt->servername, true);
 	OutboxServer *server;
 	Oid			extoid;
-	Oid			userid;
-	int			context;
+	OutboxOwnWork work;
 
 	if (!OidIsValid(serverid) ||
 		!registry_is_wrapper(GetForeignServer(serverid)->fdwid))
@@ -67,14 +66,10 @@ server_created(CreateForeignServerStmt *stmt)
 	(void) outbox_db_get(extoid);
 	(void) outbox_lock(extoid, OUTBOX_LOCK_FREEING, true);
 	server = registry_load_public(serverid, CurrentMemoryContext);
-	PushActiveSnapshot(GetLatestSnapshot());
-	GetUserIdAndSecContext(&userid, &context);
-	SetUserIdAndSecContext(BOOTSTRAP_SUPERUSERID,
-						   context | SECURITY_LOCAL_USERID_CHANGE);
+	outbox_own_work_begin(&work);
 	outbox_position_create(serverid, stmt->servername,
 						   server->core.start == OUTBOX_START_EARLIEST);
-	SetUserIdAndSecContext(userid, context);
-	PopActiveSnapshot();
+	outbox_own_work_end(&work);
 }
 
 /*

@@ -29,7 +29,6 @@
 
 #include "access/xact.h"
 #include "access/xlog.h"
-#include "catalog/pg_authid.h"
 #include "catalog/pg_type.h"
 #include "commands/defrem.h"
 #include "commands/extension.h"
@@ -38,50 +37,15 @@
 #include "foreign/foreign.h"
 #include "log/identity.h"
 #include "log/lane.h"
+#include "log/own_work.h"
 #include "log/position.h"
 #include "miscadmin.h"
 #include "nodes/makefuncs.h"
 #include "utils/builtins.h"
-#include "utils/guc.h"
 #include "utils/memutils.h"
-#include "utils/snapmgr.h"
 
 PG_FUNCTION_INFO_V1(outbox_adopt);
 PG_FUNCTION_INFO_V1(outbox_warn_without_preload);
-
-/* What to go back to. */
-typedef struct SavedUser
-{
-	Oid			userid;
-	int			context;
-	int			guc_level;
-} SavedUser;
-
-/*
- * Begin to work on our own tables: whoever asks may have no rights on them,
- * and may have put operators of his own into the search path.
- */
-static void
-begin_own_work(SavedUser *saved)
-{
-	GetUserIdAndSecContext(&saved->userid, &saved->context);
-	SetUserIdAndSecContext(BOOTSTRAP_SUPERUSERID,
-						   saved->context | SECURITY_LOCAL_USERID_CHANGE);
-	saved->guc_level = NewGUCNestLevel();
-	(void) set_config_option("search_path", "pg_catalog, pg_temp", PGC_USERSET,
-							 PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false);
-	PushActiveSnapshot(GetLatestSnapshot());
-	SPI_connect();
-}
-
-static void
-end_own_work(const SavedUser *saved)
-{
-	SPI_finish();
-	PopActiveSnapshot();
-	AtEOXact_GUC(true, saved->guc_level);
-	SetUserIdAndSecContext(saved->userid, saved->context);
-}
 
 static void
 execute(const char *sql, int nargs, Oid *types, Datum *args, int expected)
@@ -127,10 +91,10 @@ outbox_identity_check(void)
 		Int64GetDatum((int64) GetSystemIdentifier()),
 		Int32GetDatum(PG_MAJORVERSION_NUM)
 	};
-	SavedUser	saved;
+	OutboxOwnWork work;
 	Datum		changed;
 
-	begin_own_work(&saved);
+	outbox_own_work_begin(&work);
 	execute("SELECT true FROM outbox.log_identity WHERE database_oid = $1"
 			" AND system_identifier = $2 AND major = $3",
 			3, types, args, SPI_OK_SELECT);
@@ -149,18 +113,18 @@ outbox_identity_check(void)
 			ereport(LOG, (errmsg("the log of pg_outbox is in another place than before")));
 		}
 	}
-	end_own_work(&saved);
+	outbox_own_work_end(&work);
 }
 
 char *
 outbox_identity_uuid(void)
 {
 	MemoryContext caller = CurrentMemoryContext;
-	SavedUser	saved;
+	OutboxOwnWork work;
 	Datum		value;
 	char	   *uuid;
 
-	begin_own_work(&saved);
+	outbox_own_work_begin(&work);
 	execute("SELECT log_uuid::pg_catalog.text FROM outbox.log_identity", 0, NULL, NULL,
 			SPI_OK_SELECT);
 	if (!only_value(&value))
@@ -168,7 +132,7 @@ outbox_identity_uuid(void)
 				(errcode(ERRCODE_DATA_CORRUPTED),
 				 errmsg("outbox.log_identity does not have its one row")));
 	uuid = MemoryContextStrdup(caller, TextDatumGetCString(value));
-	end_own_work(&saved);
+	outbox_own_work_end(&work);
 	return uuid;
 }
 
@@ -193,14 +157,14 @@ outbox_identity_hint(const OutboxServer *server)
 void
 outbox_identity_name_positions(void)
 {
-	SavedUser	saved;
+	OutboxOwnWork work;
 
-	begin_own_work(&saved);
+	outbox_own_work_begin(&work);
 	execute("UPDATE outbox.position_log p SET server_name = s.srvname"
 			" FROM pg_catalog.pg_foreign_server s"
 			" WHERE s.oid = p.server AND s.srvname <> p.server_name",
 			0, NULL, NULL, SPI_OK_UPDATE);
-	end_own_work(&saved);
+	outbox_own_work_end(&work);
 }
 
 /*
@@ -216,17 +180,17 @@ outbox_identity_renamed(const char *old_name, const char *new_name)
 		DirectFunctionCall1(namein, CStringGetDatum(old_name)),
 		DirectFunctionCall1(namein, CStringGetDatum(new_name))
 	};
-	SavedUser	saved;
+	OutboxOwnWork work;
 
 	CommandCounterIncrement();
 	outbox_identity_name_positions();
-	begin_own_work(&saved);
+	outbox_own_work_begin(&work);
 	execute("DELETE FROM outbox.dead_letter d WHERE server = $1 AND EXISTS"
 			" (SELECT FROM outbox.dead_letter o WHERE o.server = $2 AND o.id = d.id)",
 			2, types, args, SPI_OK_DELETE);
 	execute("UPDATE outbox.dead_letter SET server = $2 WHERE server = $1",
 			2, types, args, SPI_OK_UPDATE);
-	end_own_work(&saved);
+	outbox_own_work_end(&work);
 }
 
 /* Write the option home. */
@@ -287,7 +251,7 @@ outbox_adopt(PG_FUNCTION_ARGS)
 	Oid			extoid = get_extension_oid("pg_outbox", false);
 	Oid			serverid = registry_find_server(name);
 	OutboxServer *server;
-	SavedUser	saved;
+	OutboxOwnWork work;
 	Oid			types[1] = {OIDOID};
 	Datum		args[1];
 	bool		has_position;
@@ -307,12 +271,12 @@ outbox_adopt(PG_FUNCTION_ARGS)
 
 	server = registry_load_public(serverid, CurrentMemoryContext);
 	args[0] = ObjectIdGetDatum(serverid);
-	begin_own_work(&saved);
+	outbox_own_work_begin(&work);
 	execute("SELECT 1 FROM outbox.position_log WHERE server = $1 LIMIT 1", 1, types, args,
 			SPI_OK_SELECT);
 	has_position = SPI_processed > 0;
 	if (!has_position)
 		outbox_position_create(serverid, name, server->core.start == OUTBOX_START_EARLIEST);
-	end_own_work(&saved);
+	outbox_own_work_end(&work);
 	PG_RETURN_VOID();
 }

@@ -329,10 +329,10 @@ void
 outbox_keeper_main(Datum main_arg)
 {
 	Oid			extoid;
+	Oid			dboid = outbox_worker_begin();
 
-	outbox_worker_begin();
-	before_shmem_exit(look_again, main_arg);
-	BackgroundWorkerInitializeConnectionByOid(DatumGetObjectId(main_arg), InvalidOid, 0);
+	before_shmem_exit(look_again, ObjectIdGetDatum(dboid));
+	BackgroundWorkerInitializeConnectionByOid(dboid, InvalidOid, 0);
 	outbox_worker_settings();
 	extoid = start();
 

@@ -121,7 +121,7 @@ static bool
 start_keeper(Oid dboid)
 {
 	bool		started = outbox_worker_start("outbox_keeper_main", "pg_outbox keeper",
-											  dboid, ObjectIdGetDatum(dboid));
+											  dboid, (Datum) 0);
 
 	if (!started && !outbox_shared->no_worker)
 		ereport(LOG,
@@ -306,7 +306,7 @@ outbox_launcher_main(Datum main_arg)
 {
 	MemoryContext turn;
 
-	outbox_worker_begin();
+	(void) outbox_worker_begin();
 	BackgroundWorkerInitializeConnection(NULL, NULL, 0);
 	before_shmem_exit(launcher_exit, (Datum) 0);
 	LWLockAcquire(&outbox_shared->lock, LW_EXCLUSIVE);

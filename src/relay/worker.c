@@ -22,7 +22,7 @@
 #include "utils/guc.h"
 
 /* First steps, see worker.h. */
-void
+Oid
 outbox_worker_begin(void)
 {
 	Oid			dboid;
@@ -34,6 +34,7 @@ outbox_worker_begin(void)
 	memcpy(&dboid, MyBgworkerEntry->bgw_extra, sizeof(dboid));
 	if (OidIsValid(dboid) && !outbox_hold_off_enter(dboid))
 		proc_exit(0);
+	return dboid;
 }
 
 /* Settings that a database or role may carry and that a worker must not. */
