@@ -52,9 +52,12 @@
 #include "log/wal.h"
 #include "message.h"
 #include "miscadmin.h"
-#include "storage/procarray.h"
+#include "portability/instr_time.h"
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
+
+/* How often a round looks at ids alone, see nothing_new(). */
+#define IDS_ONLY_MS		1000
 
 /* A transaction that S1 does not decide, and where its rows are. */
 typedef struct OpenXact
@@ -75,6 +78,7 @@ struct OutboxReader
 	uint64		from;			/* C: the next round reads from here on */
 	bool		has_count;
 	uint64		publish_count;	/* as read before the last s2 */
+	instr_time	begun_at;		/* start of the last round */
 	OpenXact   *open;
 	int			nopen;
 	int			open_allocated;
@@ -300,14 +304,43 @@ outbox_position_before(const OutboxMessage *message, OutboxPosition *pos)
 	pos->low = Min(message->batch->undecided, message->id);
 }
 
-/* Has a transaction of the open list ended? */
+/*
+ * Has a transaction of the open list ended?  Asked of a snapshot, so that ids
+ * are compared in all of their 64 bits: after a long outage one may be older
+ * than what pg_xact still knows.
+ */
 static bool
 any_open_ended(const OutboxReader *reader)
 {
+	OutboxSnapshot *now;
+
+	if (reader->nopen == 0)
+		return false;
+	now = outbox_snapshot_from(GetTransactionSnapshot());
 	for (int i = 0; i < reader->nopen; i++)
-		if (!TransactionIdIsInProgress((TransactionId) reader->open[i].xid))
+		if (outbox_snapshot_contains(now, reader->open[i].xid))
 			return true;
 	return false;
+}
+
+/*
+ * Can nothing have changed since the last round?  Ids that were handed out and
+ * belong to nothing that committed (they were rolled back, or are still open)
+ * are looked at once a second at most, so that low gets past them.
+ */
+static bool
+nothing_new(OutboxReader *reader, OutboxDb *db, uint64 count)
+{
+	instr_time	elapsed;
+
+	if (!reader->has_count || count != reader->publish_count ||
+		any_open_ended(reader))
+		return false;
+	if (outbox_atomic_read(&db->next_id) == reader->from)
+		return true;
+	INSTR_TIME_SET_CURRENT(elapsed);
+	INSTR_TIME_SUBTRACT(elapsed, reader->begun_at);
+	return INSTR_TIME_GET_MILLISEC(elapsed) < IDS_ONLY_MS || !OUTBOX_RULE("ids-only-round");
 }
 
 /* Make sure that every id handed out so far is in its lane. */
@@ -365,13 +398,13 @@ outbox_reader_begin(OutboxReader *reader, const OutboxSnapshot *upto)
 	StartTransactionCommand();
 	db = outbox_db_get(reader->extoid);
 	count = outbox_atomic_read(&db->publish_count);
-	if (upto == NULL && reader->has_count && count == reader->publish_count &&
-		!any_open_ended(reader))
+	if (upto == NULL && nothing_new(reader, db, count))
 	{
 		CommitTransactionCommand();
 		MemoryContextSwitchTo(caller);
 		return false;
 	}
+	INSTR_TIME_SET_CURRENT(reader->begun_at);
 	c = upto == NULL ? outbox_atomic_read(&db->next_id) : reader->from;
 	if (OUTBOX_RULE("touch-lanes"))
 		touch_lanes(db);
@@ -462,10 +495,11 @@ static void
 finish_batch(OutboxReader *reader)
 {
 	MemoryContext old = MemoryContextSwitchTo(reader->context);
+	OutboxSnapshot *s2 = outbox_snapshot_copy(reader->batch->s2);
 
 	drop_ended(reader);
 	pfree(reader->last);
-	reader->last = outbox_snapshot_copy(reader->batch->s2);
+	reader->last = s2;
 	reader->from = reader->next_from;
 	outbox_batch_release(reader->batch);
 	reader->batch = NULL;
@@ -484,6 +518,14 @@ outbox_reader_last(OutboxReader *reader)
 {
 	return reader->last;
 }
+
+#ifdef OUTBOX_FAULT_POINTS
+int
+outbox_reader_open_count(OutboxReader *reader)
+{
+	return reader->nopen;
+}
+#endif
 
 uint64
 outbox_reader_publish_count(OutboxReader *reader)

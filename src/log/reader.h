@@ -128,6 +128,9 @@ extern bool outbox_reader_begin(OutboxReader *reader, const OutboxSnapshot *upto
 extern OutboxBatch *outbox_reader_batch(OutboxReader *reader);
 extern const OutboxSnapshot *outbox_reader_last(OutboxReader *reader);
 extern uint64 outbox_reader_publish_count(OutboxReader *reader);
+#ifdef OUTBOX_FAULT_POINTS
+extern int	outbox_reader_open_count(OutboxReader *reader); /* for tests */
+#endif
 
 /*
  * Fetch up to max messages and about max_bytes of the current batch, in id
