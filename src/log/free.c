@@ -6,8 +6,8 @@
  * A segment that is not current takes no more rows: publishers check under the
  * lane's lock that theirs is current.  So once all of its rows are done, it can
  * go.  What is done is said by the committed positions of all servers, of
- * paused ones and of lagging topics too: each row of a server's newest entry in
- * outbox.position_log is a position, and all of them have to agree.
+ * paused ones and of lagging topics too: the newest row of each server and
+ * topic in outbox.position_log is a position, and all of them have to agree.
  *
  * Mostly the highest id answers: below the low id of every position nobody
  * wants a row any more, also not one of a transaction that is still open, since
@@ -149,9 +149,9 @@ load_positions(Freeing *f, Oid serverid)
 	Datum		args[1] = {ObjectIdGetDatum(serverid)};
 	bool		isnull;
 
-	outbox_keeper_execute("SELECT s1::text, s2::text, cursor, low FROM outbox.position_log"
-						  " WHERE server = $1 AND n ="
-						  " (SELECT max(n) FROM outbox.position_log WHERE server = $1)",
+	outbox_keeper_execute("SELECT DISTINCT ON (topic) s1::text, s2::text, cursor, low"
+						  " FROM outbox.position_log WHERE server = $1"
+						  " ORDER BY topic, n DESC",
 						  1, types, args, SPI_OK_SELECT);
 	for (uint64 i = 0; i < SPI_processed; i++)
 	{

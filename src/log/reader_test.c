@@ -71,7 +71,7 @@ create_reader(const OutboxPosition *pos)
 Datum
 outbox_test_reader_open(PG_FUNCTION_ARGS)
 {
-	OutboxPosition pos;
+	OutboxPosition pos = {0};
 
 	pos.s1 = pos.s2 = PG_GETARG_BOOL(0) ? outbox_snapshot_empty() :
 		outbox_snapshot_from(GetLatestSnapshot());
@@ -97,7 +97,7 @@ outbox_test_reader_resume(PG_FUNCTION_ARGS)
 Datum
 outbox_test_reader_begin(PG_FUNCTION_ARGS)
 {
-	PG_RETURN_BOOL(outbox_reader_begin(the_reader(), NULL));
+	PG_RETURN_BOOL(outbox_reader_begin(the_reader()));
 }
 
 /* Fetch up to so many messages of the round: id, topic, payload, damaged. */
@@ -108,14 +108,13 @@ outbox_test_reader_fetch(PG_FUNCTION_ARGS)
 	OutboxReader *reader = the_reader();
 	int			max = Min(PG_GETARG_INT32(0), MAX_MESSAGES);
 	OutboxMessage **messages = palloc(MAX_MESSAGES * sizeof(OutboxMessage *));
-	bool		done;
-	int			n;
+	int			n = 0;
 
 	InitMaterializedSRF(fcinfo, 0);
 	if (outbox_reader_batch(reader) == NULL)
 		return (Datum) 0;
-	n = outbox_reader_fetch(reader, TopMemoryContext, messages, max, MaxAllocSize,
-							NULL, NULL, &done);
+	outbox_reader_fetch(reader, TopMemoryContext, messages, &n, max, MaxAllocSize,
+						NULL, NULL);
 	for (int i = 0; i < n; i++)
 	{
 		OutboxMessage *m = messages[i];
