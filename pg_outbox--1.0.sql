@@ -8,8 +8,8 @@
 --
 --   role              may
 --   outbox_publisher  call outbox.publish(), outbox.publish_batch()
---   outbox_admin      read outbox.message, relay_status, dead_letter; call
---                     flush(), redrive(), discard()
+--   outbox_admin      read outbox.message, relay_status, dead_letter, unrouted;
+--                     call flush(), pause(), resume(), redrive(), discard()
 --   inbox_consumer    (kept for the inbox)
 -- ---------------------------------------------------------------------------
 DO $$
@@ -221,3 +221,183 @@ COMMENT ON TABLE outbox.dead_letter IS
 	'messages that a broker refused for good, with the reason';
 GRANT SELECT ON outbox.dead_letter TO outbox_admin;
 SELECT pg_catalog.pg_extension_config_dump('outbox.dead_letter', '');
+
+-- ---------------------------------------------------------------------------
+-- Administration
+--
+-- Functions that have to look or write where an outbox_admin may not run with
+-- the rights of the extension's owner.
+-- ---------------------------------------------------------------------------
+
+-- outbox.relay_status_rows(): what outbox.relay_status shows.
+CREATE FUNCTION outbox.relay_status_rows(OUT server name, OUT pid int, OUT state text,
+	OUT delivered bigint, OUT dead bigint, OUT in_flight bigint,
+	OUT pending_bytes bigint, OUT oldest_pending timestamptz, OUT lagging_topics int,
+	OUT latency interval, OUT last_error text, OUT hint text,
+	OUT last_error_at timestamptz, OUT started timestamptz)
+	RETURNS SETOF record AS 'MODULE_PATHNAME', 'outbox_relay_status'
+	LANGUAGE C VOLATILE PARALLEL UNSAFE
+	SECURITY DEFINER SET search_path = pg_catalog, pg_temp;
+COMMENT ON FUNCTION outbox.relay_status_rows() IS 'internal: behind outbox.relay_status';
+REVOKE ALL ON FUNCTION outbox.relay_status_rows() FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION outbox.relay_status_rows() TO outbox_admin;
+
+-- outbox.relay_status: one row a server.
+--
+--   pid             of its relay; null while none runs
+--   state           starting, running, paused, disabled, retrying,
+--                   waiting_for_standby, blocked, error, fenced or no_worker
+--   delivered, dead messages acknowledged, and given up, since the server started
+--   in_flight       messages read from the log and not yet answered
+--   pending_bytes   size of the log from the oldest message on that is not done,
+--                   messages of other topics included
+--   oldest_pending  publish time of that message
+--   lagging_topics  topics that are delivered on their own, as they are behind
+--   latency         from publish() to the broker's acknowledgement, mean of late
+--   last_error      with hint and time; stays until the next one
+--   started         when the relay started
+CREATE VIEW outbox.relay_status AS
+	SELECT * FROM outbox.relay_status_rows() ORDER BY server;
+COMMENT ON VIEW outbox.relay_status IS 'how each server''s delivery stands';
+GRANT SELECT ON outbox.relay_status TO outbox_admin;
+
+-- outbox.unrouted: messages that no server's topics match; counted since the
+-- start of the server.
+CREATE FUNCTION outbox.unrouted_messages() RETURNS bigint
+	AS 'MODULE_PATHNAME', 'outbox_unrouted' LANGUAGE C VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION outbox.unrouted_messages() IS 'internal: behind outbox.unrouted';
+REVOKE ALL ON FUNCTION outbox.unrouted_messages() FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION outbox.unrouted_messages() TO outbox_admin;
+CREATE VIEW outbox.unrouted AS SELECT outbox.unrouted_messages() AS messages;
+COMMENT ON VIEW outbox.unrouted IS
+	'how many messages no server wanted since the server started';
+GRANT SELECT ON outbox.unrouted TO outbox_admin;
+
+-- outbox.flush(timeout)
+--
+-- Waits until all that was committed before the call is acknowledged, or a dead
+-- letter, at every server that is not paused.
+--
+-- Parameters:
+--   timeout   how long to wait, as an interval; 0 only looks
+-- Result: true when all is delivered (also when there is no server), false at
+--   the timeout.
+-- Errors: the transaction has published itself; recovery.
+CREATE FUNCTION outbox.flush(timeout interval DEFAULT '30s') RETURNS boolean
+	AS 'MODULE_PATHNAME', 'outbox_flush' LANGUAGE C STRICT VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION outbox.flush(interval) IS
+	'waits until everything committed is delivered; false at the timeout';
+REVOKE ALL ON FUNCTION outbox.flush(interval) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION outbox.flush(interval) TO outbox_admin;
+
+CREATE FUNCTION outbox.require_server(server name) RETURNS void
+	AS 'MODULE_PATHNAME', 'outbox_require_server' LANGUAGE C STRICT PARALLEL UNSAFE;
+COMMENT ON FUNCTION outbox.require_server(name) IS
+	'internal: raises unless there is such a server of the outbox';
+REVOKE ALL ON FUNCTION outbox.require_server(name) FROM PUBLIC;
+
+CREATE FUNCTION outbox.set_server_option(server name, option text, value text)
+	RETURNS void LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+	given boolean;
+BEGIN
+	PERFORM outbox.require_server(server);
+	SELECT EXISTS (SELECT FROM pg_options_to_table(s.srvoptions) o WHERE o.option_name = option)
+		INTO given FROM pg_foreign_server s WHERE s.srvname = server;
+	EXECUTE format('ALTER SERVER %I OPTIONS (%s %I %L)', server,
+		CASE WHEN given THEN 'SET' ELSE 'ADD' END, option, value);
+END
+$$;
+COMMENT ON FUNCTION outbox.set_server_option(name, text, text) IS
+	'internal: ALTER SERVER for one option';
+REVOKE ALL ON FUNCTION outbox.set_server_option(name, text, text) FROM PUBLIC;
+
+-- outbox.pause(server), outbox.resume(server)
+--
+-- A server that is paused gets nothing; its messages stay in the log.  Takes
+-- effect at commit, and is dumped, as the server's option "paused".
+--
+-- Parameters:
+--   server    name of a server of the outbox
+-- Errors: there is no such server.
+CREATE FUNCTION outbox.pause(server name) RETURNS void
+	LANGUAGE sql STRICT SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+	AS $$ SELECT outbox.set_server_option(server, 'paused', 'true') $$;
+COMMENT ON FUNCTION outbox.pause(name) IS 'stops delivery to a server; messages are kept';
+REVOKE ALL ON FUNCTION outbox.pause(name) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION outbox.pause(name) TO outbox_admin;
+
+CREATE FUNCTION outbox.resume(server name) RETURNS void
+	LANGUAGE sql STRICT SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+	AS $$ SELECT outbox.set_server_option(server, 'paused', 'false') $$;
+COMMENT ON FUNCTION outbox.resume(name) IS 'goes on with delivery to a server';
+REVOKE ALL ON FUNCTION outbox.resume(name) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION outbox.resume(name) TO outbox_admin;
+
+CREATE FUNCTION outbox.republish(server name, topic text, message_id text, key text,
+	partition int, headers jsonb, payload bytea, kind "char", published timestamptz)
+	RETURNS bigint AS 'MODULE_PATHNAME', 'outbox_republish'
+	LANGUAGE C VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION outbox.republish(name, text, text, text, int, jsonb, bytea, "char", timestamptz) IS
+	'internal: puts a dead letter back into the log';
+REVOKE ALL ON FUNCTION outbox.republish(name, text, text, text, int, jsonb, bytea, "char", timestamptz) FROM PUBLIC;
+
+-- outbox.redrive(server, ids, topic)
+--
+-- Sends dead letters again, to that server only, whatever its topics are, with
+-- the message id and headers that they had.  Order with other messages of their
+-- key is given up: those went before.
+--
+-- Parameters:
+--   server    name of a server of the outbox
+--   ids       ids in outbox.dead_letter; null: all
+--   topic     only those of this topic; null: all
+-- Result: how many.
+-- Errors: there is no such server.
+CREATE FUNCTION outbox.redrive(server name, ids bigint[] DEFAULT NULL, topic text DEFAULT NULL)
+	RETURNS bigint LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+	redriven bigint;
+BEGIN
+	PERFORM outbox.require_server(redrive.server);
+	WITH letter AS (
+		DELETE FROM outbox.dead_letter d
+		WHERE d.server = redrive.server
+		  AND (redrive.ids IS NULL OR d.id = ANY (redrive.ids))
+		  AND (redrive.topic IS NULL OR d.topic = redrive.topic)
+		RETURNING *
+	)
+	SELECT count(outbox.republish(l.server, l.topic, l.message_id, l.key, l.partition,
+			l.headers, l.payload, l.kind, l.published)) INTO redriven
+		FROM (SELECT * FROM letter ORDER BY id) l;
+	RETURN redriven;
+END
+$$;
+COMMENT ON FUNCTION outbox.redrive(name, bigint[], text) IS
+	'sends dead letters of a server again; returns how many';
+REVOKE ALL ON FUNCTION outbox.redrive(name, bigint[], text) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION outbox.redrive(name, bigint[], text) TO outbox_admin;
+
+-- outbox.discard(server, ids, topic)
+--
+-- Removes dead letters for good.
+--
+-- Parameters: as for outbox.redrive(); the server may be gone.
+-- Result: how many.
+CREATE FUNCTION outbox.discard(server name, ids bigint[] DEFAULT NULL, topic text DEFAULT NULL)
+	RETURNS bigint LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+	discarded bigint;
+BEGIN
+	DELETE FROM outbox.dead_letter d
+	WHERE d.server = discard.server
+	  AND (discard.ids IS NULL OR d.id = ANY (discard.ids))
+	  AND (discard.topic IS NULL OR d.topic = discard.topic);
+	GET DIAGNOSTICS discarded = ROW_COUNT;
+	RETURN discarded;
+END
+$$;
+COMMENT ON FUNCTION outbox.discard(name, bigint[], text) IS
+	'removes dead letters of a server; returns how many';
+REVOKE ALL ON FUNCTION outbox.discard(name, bigint[], text) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION outbox.discard(name, bigint[], text) TO outbox_admin;

@@ -257,7 +257,7 @@ publish_one(FunctionCallInfo fcinfo, Oid type)
 	}
 	check_size(&m);
 	id = outbox_append(extoid, &m, 1);
-	published_extension = extoid;
+	outbox_xact_published(extoid);
 	PG_RETURN_INT64((int64) id);
 }
 
@@ -358,7 +358,7 @@ publish_array(FunctionCallInfo fcinfo, Oid type)
 			check_size(m);
 		}
 		(void) outbox_append(extoid, messages, count);
-		published_extension = extoid;
+		outbox_xact_published(extoid);
 		MemoryContextReset(chunk);
 		CHECK_FOR_INTERRUPTS();
 	}
@@ -389,6 +389,13 @@ Datum
 outbox_publish_batch_bytea(PG_FUNCTION_ARGS)
 {
 	return publish_array(fcinfo, BYTEAOID);
+}
+
+/* Note that this transaction has: at its commit, relays are woken. */
+void
+outbox_xact_published(Oid extoid)
+{
+	published_extension = extoid;
 }
 
 bool

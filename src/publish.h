@@ -17,7 +17,7 @@ extern Oid	outbox_extension_of(Oid funcid);
 extern bool outbox_xact_has_published(void);
 
 /* Note that it has: at its commit, relays are woken. */
-extern void outbox_xact_published(void);
+extern void outbox_xact_published(Oid extoid);
 
 extern void outbox_publish_init(void);
 

@@ -156,7 +156,7 @@ fill_fixed_columns(Datum *values, bool *nulls, const OutboxNewMessage *m,
 
 /* Form the rows of one message. */
 static void
-form_rows(RowSet *set, const OutboxNewMessage *m, uint64 epoch, TimestampTz now)
+form_rows(RowSet *set, const OutboxNewMessage *m, uint64 epoch)
 {
 	Datum		values[OUTBOX_NCOLUMNS];
 	bool		nulls[OUTBOX_NCOLUMNS];
@@ -164,6 +164,7 @@ form_rows(RowSet *set, const OutboxNewMessage *m, uint64 epoch, TimestampTz now)
 	int			key = 0;
 	int			headers = 0;
 	int			payload = 0;
+	TimestampTz now = m->published != 0 ? m->published : GetCurrentTimestamp();
 	int			total = m->key_len + m->headers_len + m->payload_len;
 	int			fixed = m->topic_len + m->message_id_len + m->target_len;
 	int			parts;
@@ -379,7 +380,7 @@ outbox_append(Oid extoid, const OutboxNewMessage *messages, int n)
 		/* a bounded amount of rows in memory, whatever the batch */
 		set.nrows = 0;
 		do
-			form_rows(&set, &messages[done++], db->epoch, GetCurrentTimestamp());
+			form_rows(&set, &messages[done++], db->epoch);
 		while (done < n && set.nrows < ROWS_PER_HOLD);
 
 		while (row < set.nrows)

@@ -29,6 +29,7 @@ typedef struct OutboxNewMessage
 	int			target_len;
 	int32		partition;		/* -1: none given */
 	char		kind;			/* j, t, b */
+	TimestampTz published;		/* 0: now */
 } OutboxNewMessage;
 
 /*

@@ -383,6 +383,7 @@ outbox_reader_begin(OutboxReader *reader, const OutboxSnapshot *upto)
 	reader->batch = new_batch(reader, reader->last, s2);
 	reader->batch->lsn = lsn;
 	reader->batch->publish_count = count;
+	reader->batch->s1_count = reader->has_count ? reader->publish_count : 0;
 	reset_ranges(reader);
 	take_ended(reader, s2);
 	for (int lane = 0; lane < OUTBOX_LANES; lane++)

@@ -58,6 +58,7 @@ typedef struct OutboxBatch
 	XLogRecPtr	lsn;			/* WAL that must be safe before any of this
 								 * is sent */
 	uint64		publish_count;	/* the counter as read before s2 */
+	uint64		s1_count;		/* the same of s1; 0: not known */
 } OutboxBatch;
 
 /* A message, one palloc'd chunk with everything in it. */

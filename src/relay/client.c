@@ -319,7 +319,7 @@ relay_client_close(Relay *relay, bool wait)
 	}
 	else
 	{
-		relay->transport->purge(relay->client);
+		relay->transport->purge(relay->client, true);
 		drain(relay, GIVE_UP_TIMEOUT_MS);
 	}
 	relay_drop_wait_set(relay);

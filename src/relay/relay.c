@@ -248,7 +248,7 @@ store_position(Relay *relay, bool now)
 		relay->stored_cursor = pos.cursor;
 		relay->stored_low = pos.low;
 		relay->stored_xmax = pos.s2->xmax;
-		pg_atomic_write_u64(&relay->slot->low_id, pos.low);
+		pg_atomic_write_u64(&relay->slot->done_id, pos.low);
 	}
 	INSTR_TIME_SET_CURRENT(relay->stored_at);
 	MemoryContextSwitchTo(old);
@@ -264,9 +264,18 @@ publish_figures(Relay *relay)
 	TimestampTz oldest = 0;
 
 	if (window->first < window->next)
-		oldest = outbox_window_entry(window, window->first)->message->published;
-	else if (relay->caught_up)
-		pg_atomic_write_u64(&slot->confirmed_count, relay->caught_up_count);
+	{
+		const OutboxMessage *first = outbox_window_entry(window, window->first)->message;
+
+		oldest = first->published;
+		pg_atomic_write_u64(&slot->confirmed_count, first->batch->s1_count);
+	}
+	else if (outbox_reader_batch(relay->reader) != NULL)
+		pg_atomic_write_u64(&slot->confirmed_count,
+							outbox_reader_batch(relay->reader)->s1_count);
+	else
+		pg_atomic_write_u64(&slot->confirmed_count,
+							outbox_reader_publish_count(relay->reader));
 	pg_atomic_write_u64(&slot->in_flight, window->next - window->first);
 	pg_atomic_write_u64(&slot->memory, outbox_window_bytes(window));
 	SpinLockAcquire(&slot->mutex);
@@ -347,7 +356,7 @@ relay_turn(Relay *relay)
 		outbox_window_room(window) >= FETCH_MESSAGES)
 		return 0;				/* more to read */
 	if (relay->client == NULL || window->first < window->next ||
-		relay->stored_low < pg_atomic_read_u64(&relay->slot->low_id))
+		relay->stored_low < pg_atomic_read_u64(&relay->slot->done_id))
 		return BUSY_WAIT_MS;
 	/* idle, but for a position that is not stored yet */
 	return relay_ms_since(relay->stored_at) < POSITION_EVERY_MS ? POSITION_EVERY_MS : outbox_poll_interval;
@@ -456,7 +465,7 @@ outbox_relay_main(Datum main_arg)
 	Relay	   *relay;
 
 	my_slot = &outbox_shared->relays[DatumGetInt32(main_arg)];
-	outbox_worker_signals();
+	outbox_worker_begin();
 	BackgroundWorkerInitializeConnectionByOid(my_slot->dboid, InvalidOid, 0);
 	outbox_worker_settings();
 

@@ -101,6 +101,8 @@ typedef struct OutboxTransportConfig
 	const OutboxOption *options;
 	bool		careful;		/* one record a request and in flight; a
 								 * refusal is then the record's own */
+	int			max_batch;		/* records that may be refused together; 0:
+								 * the library's default */
 	size_t		max_bytes;		/* bound of accepted, unreported bytes */
 	size_t		max_message_size;	/* bytes */
 } OutboxTransportConfig;
@@ -154,8 +156,15 @@ typedef struct OutboxTransport
 	/* Send now what waits for company. */
 	void		(*flush) (OutboxClient *client);
 
-	/* Give everything back as PURGED reports (in flight included). */
-	void		(*purge) (OutboxClient *client);
+	/*
+	 * Give back as PURGED reports what is queued in the client; with
+	 * in_flight, also what is on its way to a broker, which may still append
+	 * it.  Without, that ends by itself and is reported as it ended, so that
+	 * it need not be sent twice; it may take long (the broker may be down),
+	 * and purge() may be called again to cut it short.  Nothing may be sent
+	 * afterwards.
+	 */
+	void		(*purge) (OutboxClient *client, bool in_flight);
 
 	/*
 	 * Destroy, within about timeout_ms.  Unreported records are forgotten.

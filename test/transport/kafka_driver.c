@@ -65,9 +65,17 @@ ok(bool good, const char *what)
 OutboxClient *
 client_open(bool careful)
 {
+	return client_open_narrow(careful, 0);
+}
+
+/* max_batch: as the transport's option of that name */
+OutboxClient *
+client_open_narrow(bool careful, int max_batch)
+{
 	OutboxTransportConfig config = {
 		.server_name = "driver", .client_id = "pg_outbox_driver",
 		.noptions = noptions, .options = options, .careful = careful,
+		.max_batch = max_batch,
 		.max_bytes = 64 << 20, .max_message_size = 16 << 20,
 	};
 	OutboxError error;
@@ -506,6 +514,8 @@ main(int argc, char **argv)
 		return 2;
 	if (n == 0)
 		check_all();
-	check_relaying();
+	if (n <= 1)
+		check_relaying();
+	check_in_flight();
 	return failures != 0;
 }

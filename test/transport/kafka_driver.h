@@ -44,6 +44,7 @@ extern int	consume(const char *topic, int partitions,
 					void (*each) (const rd_kafka_message_t *message, void *arg),
 					void *arg);
 extern OutboxClient *client_open(bool careful);
+extern OutboxClient *client_open_narrow(bool careful, int max_batch);
 extern void gather(OutboxClient *client, Tally *tally);
 extern bool wait_total(OutboxClient *client, Tally *tally, int total,
 					   double seconds);
@@ -55,5 +56,6 @@ extern OutboxFailure probe(OutboxClient *client, const char *topic,
 
 extern void check_all(void);
 extern void check_relaying(void);
+extern void check_in_flight(void);
 
 #endif							/* KAFKA_DRIVER_H */

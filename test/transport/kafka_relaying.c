@@ -110,7 +110,7 @@ feed(OutboxClient *client, Relay *relay, int to)
 	if (stop == OUTBOX_FATAL)
 	{
 		wait_total(client, &tally, sent, 2);
-		T.purge(client);
+		T.purge(client, true);
 	}
 	if (!wait_total(client, &tally, sent, 20))
 		ok(false, "all that was accepted is reported");

@@ -103,7 +103,7 @@ check_too_large(void)
 	printf("# %s: %s\n", status.error.name, status.error.text);
 	ok(send_one(client, topic, -1, big, 10, 0, &error) == OUTBOX_FATAL,
 	   "nothing more is taken");
-	T.purge(client);
+	T.purge(client, true);
 	wait_total(client, &tally, N, 10);
 	printf("# ok %d suspect %d purged %d\n", tally.by[OUTBOX_OK],
 		   tally.by[OUTBOX_SUSPECT], tally.by[OUTBOX_PURGED]);
@@ -225,7 +225,7 @@ check_purge_and_down(void)
 	printf("# %s: %s\n", status.error.name, status.error.text);
 	ok(!status.connected && !status.failed && status.nerrors > 0 &&
 	   status.error.failure == OUTBOX_RETRY, "no broker: status only");
-	T.purge(client);
+	T.purge(client, true);
 	ok(wait_total(client, &tally, 1000, 5) && tally.by[OUTBOX_PURGED] == 1000,
 	   "purge returns everything without a broker");
 	start = now();
@@ -238,7 +238,7 @@ check_purge_and_down(void)
 	memset(&tally, 0, sizeof(tally));
 	for (int i = 0; i < 100000; i++)
 		send_one(client, topic, -1, "x", 1, i, &error);
-	T.purge(client);
+	T.purge(client, true);
 	ok(wait_total(client, &tally, 100000, 10) &&
 	   tally.by[OUTBOX_OK] + tally.by[OUTBOX_PURGED] == 100000,
 	   "purge under load returns everything");

@@ -212,12 +212,23 @@ kafka_flush(OutboxClient *client)
  * Non-blocking, because the answers come from broker threads that may sit in
  * a name look-up.  In flight means: the broker may still append it.
  */
-static void
-kafka_purge(OutboxClient *client)
+void
+kafka_purge_queues(OutboxClient *client)
 {
-	client->purging = true;
+	client->purged_ms = kafka_now_ms();
 	rd_kafka_purge(client->rk, RD_KAFKA_PURGE_F_QUEUE |
-				   RD_KAFKA_PURGE_F_INFLIGHT | RD_KAFKA_PURGE_F_NON_BLOCKING);
+				   (client->purging ? RD_KAFKA_PURGE_F_INFLIGHT : 0) |
+				   RD_KAFKA_PURGE_F_NON_BLOCKING);
+}
+
+/* See transport.h; poll() goes on with it. */
+static void
+kafka_purge(OutboxClient *client, bool in_flight)
+{
+	client->draining = true;
+	if (in_flight)
+		client->purging = true;
+	kafka_purge_queues(client);
 }
 
 /* Runs in a thread of its own: each of these may take long. */
@@ -260,7 +271,7 @@ kafka_close(OutboxClient *client, int timeout_ms)
 	if (closer == NULL)
 		return false;
 	kafka_config_lived(client->failed ? 0 : kafka_now_ms() - client->opened_ms);
-	kafka_purge(client);
+	kafka_purge(client, true);
 
 	closer->client = client;
 	pthread_mutex_init(&closer->lock, NULL);

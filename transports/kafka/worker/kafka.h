@@ -58,8 +58,11 @@ struct OutboxClient
 	rd_kafka_queue_t *queue;	/* the main queue: reports, errors, logs */
 	int			fd;				/* eventfd */
 	bool		careful;
+	bool		narrow;			/* with small batches */
 	bool		lingers;		/* linger.ms is not 0 */
-	bool		purging;		/* purge() was called */
+	bool		draining;		/* purge() was called */
+	bool		purging;		/* ... in flight included */
+	int64_t		purged_ms;		/* last time */
 	bool		debug;			/* option "debug" is set: the library may log */
 	uint64_t	accepted;		/* sent, not reported yet */
 	int64_t		opened_ms;
@@ -105,6 +108,7 @@ extern rd_kafka_conf_t *kafka_config_build(OutboxClient *client,
 										   const OutboxTransportConfig *config,
 										   OutboxError *error);
 extern void kafka_config_batch_refused(OutboxClient *client);
+extern void kafka_config_record_refused(void);
 extern void kafka_config_lived(int64_t lived_ms);
 extern void kafka_scrub(const OutboxClient *client, char *text, size_t size);
 
@@ -143,6 +147,7 @@ extern bool kafka_verdicts_any(void);
 
 /* kafka.c */
 extern const OutboxTransport kafka_transport;
+extern void kafka_purge_queues(OutboxClient *client);
 extern void kafka_wake(OutboxClient *client);
 extern int64_t kafka_now_ms(void);
 extern void kafka_block_signals(sigset_t *saved);

@@ -66,6 +66,7 @@ static const OutboxOption owned[] = {
 
 /* Half of the size that was last refused; 0: none (see below). */
 static int	learned_batch_size;
+static int	learned_before;			/* until that refusal */
 static int	current_batch_size;
 
 /*
@@ -77,11 +78,19 @@ static int	current_batch_size;
 void
 kafka_config_batch_refused(OutboxClient *client)
 {
-	if (client->careful)
+	if (client->careful || client->narrow)
 		return;
+	learned_before = learned_batch_size;
 	learned_batch_size = current_batch_size / 2;
 	if (learned_batch_size < BATCH_SIZE_MIN)
 		learned_batch_size = BATCH_SIZE_MIN;
+}
+
+/* One record was too large, alone: that was it, and not the batch. */
+void
+kafka_config_record_refused(void)
+{
+	learned_batch_size = learned_before;
 }
 
 /* A client without a failure lived this long: trust larger batches again. */
@@ -93,6 +102,7 @@ kafka_config_lived(int64_t lived_ms)
 	learned_batch_size *= 2;
 	if (learned_batch_size >= BATCH_SIZE)
 		learned_batch_size = 0;
+	learned_before = learned_batch_size;
 }
 
 /* Could this option's value be a secret?  Rather once too often. */
@@ -278,6 +288,10 @@ set_owned(OutboxClient *client, rd_kafka_conf_t *conf,
 		if (!set_number(conf, "batch.size", current_batch_size, error))
 			return false;
 	}
+	if (config->max_batch > 0 &&
+		get_number(conf, "batch.num.messages") > config->max_batch &&
+		!set_number(conf, "batch.num.messages", config->max_batch, error))
+		return false;
 	client->lingers = get_number(conf, "linger.ms") > 0;
 	return set_property(conf, "enable.gapless.guarantee", "true", error);
 }
@@ -290,6 +304,7 @@ kafka_config_build(OutboxClient *client, const OutboxTransportConfig *config,
 	rd_kafka_conf_t *conf = rd_kafka_conf_new();
 
 	client->careful = config->careful;
+	client->narrow = config->max_batch > 0;
 	client->debug = is_given(config, "debug");
 	if (!set_defaults(conf, config, error) ||
 		!set_options(client, conf, config, error) ||

@@ -17,6 +17,8 @@
 #include <string.h>
 #include <unistd.h>
 
+#define PURGE_EVERY_MS			100
+
 /* An older CONFIG error than this gives way to later ones. */
 #define CONFIG_ERROR_STICKS_MS	90000
 
@@ -129,6 +131,13 @@ is_config_error(rd_kafka_resp_err_t err)
 	}
 }
 
+static bool
+is_size_error(rd_kafka_resp_err_t err)
+{
+	return err == RD_KAFKA_RESP_ERR_MSG_SIZE_TOO_LARGE ||
+		err == RD_KAFKA_RESP_ERR_RECORD_LIST_TOO_LARGE;
+}
+
 /* The broker refused the batch for what is in one of its records. */
 static bool
 is_record_error(rd_kafka_resp_err_t err)
@@ -201,8 +210,14 @@ classify(OutboxClient *client, const rd_kafka_message_t *message)
 		default:
 			break;
 	}
+	if (is_record_error(err) && client->careful)
+	{
+		if (is_size_error(err))
+			kafka_config_record_refused();
+		return OUTBOX_DEAD;
+	}
 	if (is_record_error(err))
-		return client->careful ? OUTBOX_DEAD : OUTBOX_SUSPECT;
+		return OUTBOX_SUSPECT;
 	if (is_config_error(err))
 	{
 		client->refused_config = true;
@@ -378,14 +393,27 @@ next_event(OutboxClient *client)
 	return event;
 }
 
+/*
+ * A client that has failed sends nothing more, but what was in flight and has
+ * to be tried again goes back to its queue all the same, and would stay there:
+ * a request of a refused batch's partition, or of a broker that went away.  So
+ * the queue is purged again and again.  (A client that has not failed sends it
+ * again under its old sequence number, which makes no duplicates.)
+ */
+static void
+purge_returned(OutboxClient *client)
+{
+	if (client->accepted > 0 &&
+		kafka_now_ms() - client->purged_ms >= PURGE_EVERY_MS &&
+		(client->purging || rd_kafka_fatal_error(client->rk, NULL, 0) != 0))
+		kafka_purge_queues(client);
+}
+
 /* A batch of several was too large: tell the configuration. */
 static void
 note_refused_batch(OutboxClient *client, rd_kafka_event_t *event)
 {
-	rd_kafka_resp_err_t err = rd_kafka_event_error(event);
-
-	if ((err == RD_KAFKA_RESP_ERR_MSG_SIZE_TOO_LARGE ||
-		 err == RD_KAFKA_RESP_ERR_RECORD_LIST_TOO_LARGE) &&
+	if (is_size_error(rd_kafka_event_error(event)) &&
 		rd_kafka_event_message_count(event) > 1)
 		kafka_config_batch_refused(client);
 }
@@ -399,6 +427,8 @@ kafka_poll(OutboxClient *client, OutboxReport *reports, int max)
 
 	while (read(client->fd, &counter, sizeof(counter)) < 0 && errno == EINTR)
 		;
+	if (client->draining)
+		purge_returned(client);
 	while (n < max)
 	{
 		const rd_kafka_message_t *message;
