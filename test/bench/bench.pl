@@ -35,9 +35,9 @@ sub first_of
 {
 	my ($pattern, $file) = @_;
 	open my $f, '<', $file or return '?';
-	while (<$f>)
+	while (my $line = <$f>)
 	{
-		return $1 if /$pattern/;
+		return $1 if $line =~ $pattern;
 	}
 	return '?';
 }

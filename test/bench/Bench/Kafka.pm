@@ -55,9 +55,9 @@ sub count
 {
 	my ($self, $topic) = @_;
 	my $sum = 0;
-	for (`$self->{programs}/kafka_admin $self->{bootstrap} watermarks $topic`)
+	for my $line (`$self->{programs}/kafka_admin $self->{bootstrap} watermarks $topic`)
 	{
-		my (undef, $low, $high) = split;
+		my (undef, $low, $high) = split ' ', $line;
 		$sum += $high - $low;
 	}
 	return $sum;

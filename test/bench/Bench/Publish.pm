@@ -171,7 +171,7 @@ sub bulk
 	$bench->{pg}->sql($dbname, "CREATE TABLE source AS SELECT 'key-' || 10000 + n % 10000 AS key, "
 		  . "'$bench->{payload}'::jsonb AS payload FROM generate_series(1, $n) n");
 	$bench->{pg}->sql($dbname, 'VACUUM ANALYZE source');
-	for my $round (1 .. $bench->{quick} ? 2 : 5)
+	for my $round (1 .. ($bench->{quick} ? 2 : 5))
 	{
 		for my $name (sort keys %statements)
 		{

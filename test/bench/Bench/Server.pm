@@ -177,9 +177,9 @@ sub proc_status
 {
 	my ($path, $field) = @_;
 	open my $f, '<', $path or return;
-	while (<$f>)
+	while (my $line = <$f>)
 	{
-		return $1 if /^\Q$field\E:\s+(\d+)/;
+		return $1 if $line =~ /^\Q$field\E:\s+(\d+)/;
 	}
 	return;
 }
