@@ -52,9 +52,12 @@
 #include "log/wal.h"
 #include "message.h"
 #include "miscadmin.h"
-#include "storage/procarray.h"
+#include "portability/instr_time.h"
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
+
+/* How often a round looks at ids alone, see nothing_new(). */
+#define IDS_ONLY_MS		1000
 
 /* A transaction that S1 does not decide, and where its rows are. */
 typedef struct OpenXact
@@ -73,8 +76,12 @@ struct OutboxReader
 	OutboxSnapshot *last;		/* everything in it was handed out, but for
 								 * the batch under way */
 	uint64		from;			/* C: the next round reads from here on */
+	uint64		end;			/* E: what is in last lies below; 0: unknown */
+	XLogRecPtr	last_lsn;		/* of last; 0: safe */
+	uint64		last_count;		/* of last; 0: unknown */
 	bool		has_count;
 	uint64		publish_count;	/* as read before the last s2 */
+	instr_time	begun_at;		/* start of the last round */
 	OpenXact   *open;
 	int			nopen;
 	int			open_allocated;
@@ -88,6 +95,7 @@ struct OutboxReader
 	uint64		track_from;		/* undecided ids from here ... */
 	uint64		track_to;		/* ... to before here join the open list */
 	uint64		next_from;		/* C of this round */
+	uint64		next_end;		/* E of this round */
 
 	/* the verdict on the row before, often the same transaction's */
 	uint64		cached_xid;
@@ -226,9 +234,11 @@ outbox_reader_clone(MemoryContext parent, OutboxReader *reader)
 	pfree(clone->last);
 	clone->last = outbox_snapshot_copy(reader->last);
 	clone->from = reader->from;
+	clone->end = reader->end;
+	clone->last_lsn = reader->last_lsn;
+	clone->last_count = reader->last_count;
 	clone->next_from = reader->next_from;
-	clone->has_count = reader->has_count;
-	clone->publish_count = reader->publish_count;
+	clone->next_end = reader->next_end;
 	if (reader->nopen > 0)
 	{
 		clone->open = palloc(reader->nopen * sizeof(OpenXact));
@@ -280,6 +290,7 @@ outbox_reader_position(OutboxReader *reader, OutboxPosition *pos)
 		pos->s2 = outbox_snapshot_copy(reader->batch->s2);
 		pos->cursor = reader->next - 1;
 		pos->low = Min(reader->batch->undecided, reader->next);
+		pos->lsn = reader->batch->lsn;
 	}
 	else
 	{
@@ -287,7 +298,15 @@ outbox_reader_position(OutboxReader *reader, OutboxPosition *pos)
 		pos->s2 = outbox_snapshot_copy(reader->last);
 		pos->low = Min(lowest_open(reader), reader->from);
 		pos->cursor = reader->from - 1;
+		pos->lsn = reader->last_lsn;
 	}
+}
+
+/* The lowest id that it reads next. */
+uint64
+outbox_reader_next_id(const OutboxReader *reader)
+{
+	return reader->batch != NULL ? reader->next : reader->from;
 }
 
 /* The position with everything before this message done, it not. */
@@ -298,16 +317,46 @@ outbox_position_before(const OutboxMessage *message, OutboxPosition *pos)
 	pos->s2 = outbox_snapshot_copy(message->batch->s2);
 	pos->cursor = message->id - 1;
 	pos->low = Min(message->batch->undecided, message->id);
+	pos->lsn = message->batch->lsn;
 }
 
-/* Has a transaction of the open list ended? */
+/*
+ * Has a transaction of the open list ended?  Asked of a snapshot, so that ids
+ * are compared in all of their 64 bits: after a long outage one may be older
+ * than what pg_xact still knows.
+ */
 static bool
 any_open_ended(const OutboxReader *reader)
 {
+	OutboxSnapshot *now;
+
+	if (reader->nopen == 0)
+		return false;
+	now = outbox_snapshot_from(GetTransactionSnapshot());
 	for (int i = 0; i < reader->nopen; i++)
-		if (!TransactionIdIsInProgress((TransactionId) reader->open[i].xid))
+		if (outbox_snapshot_contains(now, reader->open[i].xid))
 			return true;
 	return false;
+}
+
+/*
+ * Can nothing have changed since the last round?  Ids that were handed out and
+ * belong to nothing that committed (they were rolled back, or are still open)
+ * are looked at once a second at most, so that low gets past them.
+ */
+static bool
+nothing_new(OutboxReader *reader, OutboxDb *db, uint64 count)
+{
+	instr_time	elapsed;
+
+	if (!reader->has_count || count != reader->publish_count ||
+		any_open_ended(reader))
+		return false;
+	if (outbox_atomic_read(&db->next_id) == reader->from)
+		return true;
+	INSTR_TIME_SET_CURRENT(elapsed);
+	INSTR_TIME_SUBTRACT(elapsed, reader->begun_at);
+	return INSTR_TIME_GET_MILLISEC(elapsed) < IDS_ONLY_MS || !OUTBOX_RULE("ids-only-round");
 }
 
 /* Make sure that every id handed out so far is in its lane. */
@@ -349,41 +398,27 @@ drop_ended(OutboxReader *reader)
 	reader->nopen = n;
 }
 
-/* Begin a round, see the banner. */
-bool
-outbox_reader_begin(OutboxReader *reader, const OutboxSnapshot *upto)
+/* Where the ranges of a round begin: no row before is wanted in it. */
+static uint64
+lowest_range(const OutboxReader *reader, uint64 none)
 {
-	OutboxDb   *db;
-	OutboxSnapshot *s2;
-	uint64		count;
-	uint64		c;
-	uint64		e;
-	XLogRecPtr	lsn;
-	MemoryContext caller = CurrentMemoryContext;
+	uint64		lowest = none;
 
-	Assert(reader->batch == NULL);
-	StartTransactionCommand();
-	db = outbox_db_get(reader->extoid);
-	count = outbox_atomic_read(&db->publish_count);
-	if (upto == NULL && reader->has_count && count == reader->publish_count &&
-		!any_open_ended(reader))
-	{
-		CommitTransactionCommand();
-		MemoryContextSwitchTo(caller);
-		return false;
-	}
-	c = upto == NULL ? outbox_atomic_read(&db->next_id) : reader->from;
-	if (OUTBOX_RULE("touch-lanes"))
-		touch_lanes(db);
-	s2 = upto == NULL ? outbox_snapshot_from(GetTransactionSnapshot()) :
-		outbox_snapshot_copy(upto);
-	e = outbox_atomic_read(&db->next_id);
-	lsn = outbox_flush_wal();
+	for (int lane = 0; lane < OUTBOX_LANES; lane++)
+		if (reader->ranges[lane].n > 0)
+			lowest = Min(lowest, reader->ranges[lane].ranges[0].from);
+	return lowest;
+}
 
-	reader->batch = new_batch(reader, reader->last, s2);
-	reader->batch->lsn = lsn;
-	reader->batch->publish_count = count;
-	reader->batch->s1_count = reader->has_count ? reader->publish_count : 0;
+/*
+ * Set up a batch up to a snapshot, in whose time the counter stood at c before
+ * the lanes were touched, and at e after the snapshot was taken.  The reader
+ * has its batch only when all that may fail is over: half of the ranges would
+ * pass for all of them.
+ */
+static void
+begin_batch(OutboxReader *reader, const OutboxSnapshot *s2, uint64 c, uint64 e)
+{
 	reset_ranges(reader);
 	take_ended(reader, s2);
 	for (int lane = 0; lane < OUTBOX_LANES; lane++)
@@ -391,16 +426,73 @@ outbox_reader_begin(OutboxReader *reader, const OutboxSnapshot *upto)
 		add_range(reader, lane, reader->from, e - 1);
 		sort_ranges(&reader->ranges[lane]);
 	}
+	reader->batch = new_batch(reader, reader->last, s2);
+	reader->batch->s1_count = reader->last_count;
 	reader->track_from = reader->from;
 	reader->track_to = c;
 	reader->next_from = c;
-	reader->next = 1;
+	reader->next_end = e;
+	reader->next = lowest_range(reader, c);
 	reader->batch->undecided = Min(lowest_open(reader), c);
+}
+
+/* Begin a round, see the banner. */
+bool
+outbox_reader_begin(OutboxReader *reader)
+{
+	MemoryContext caller = CurrentMemoryContext;
+	OutboxDb   *db;
+	OutboxSnapshot *s2;
+	uint64		count;
+	uint64		c;
+	uint64		e;
+	XLogRecPtr	lsn;
+
+	Assert(reader->batch == NULL);
+	StartTransactionCommand();
+	db = outbox_db_get(reader->extoid);
+	count = outbox_atomic_read(&db->publish_count);
+	if (nothing_new(reader, db, count))
+	{
+		CommitTransactionCommand();
+		MemoryContextSwitchTo(caller);
+		return false;
+	}
+	INSTR_TIME_SET_CURRENT(reader->begun_at);
+	c = outbox_atomic_read(&db->next_id);
+	if (OUTBOX_RULE("touch-lanes"))
+		touch_lanes(db);
+	s2 = outbox_snapshot_from(GetTransactionSnapshot());
+	e = outbox_atomic_read(&db->next_id);
+	lsn = outbox_flush_wal();
+
+	begin_batch(reader, s2, c, e);
+	reader->batch->lsn = lsn;
+	reader->batch->publish_count = count;
 	reader->publish_count = count;
-	reader->has_count = upto == NULL;
-	reader->cached_xid = 0;
+	reader->has_count = true;
 	CommitTransactionCommand();
 	MemoryContextSwitchTo(caller);
+	return true;
+}
+
+/*
+ * Begin a round up to where another reader stands.  Its C, E and flushed WAL
+ * hold for this one too, being those of the same snapshot.
+ */
+bool
+outbox_reader_follow(OutboxReader *reader, const OutboxReader *leader)
+{
+	uint64		e = leader->end;
+
+	Assert(reader->batch == NULL);
+	if (outbox_snapshot_compare(reader->last, leader->last) >= 0)
+		return false;
+	if (e == 0)
+		e = outbox_atomic_read(&outbox_db_get(reader->extoid)->next_id);
+	begin_batch(reader, leader->last, leader->from, e);
+	reader->batch->lsn = leader->last_lsn;
+	reader->batch->publish_count = leader->last_count;
 	return true;
 }
 
@@ -462,11 +554,15 @@ static void
 finish_batch(OutboxReader *reader)
 {
 	MemoryContext old = MemoryContextSwitchTo(reader->context);
+	OutboxSnapshot *s2 = outbox_snapshot_copy(reader->batch->s2);
 
 	drop_ended(reader);
 	pfree(reader->last);
-	reader->last = outbox_snapshot_copy(reader->batch->s2);
+	reader->last = s2;
 	reader->from = reader->next_from;
+	reader->end = reader->next_end;
+	reader->last_lsn = reader->batch->lsn;
+	reader->last_count = reader->batch->publish_count;
 	outbox_batch_release(reader->batch);
 	reader->batch = NULL;
 	reset_ranges(reader);
@@ -485,17 +581,25 @@ outbox_reader_last(OutboxReader *reader)
 	return reader->last;
 }
 
-uint64
-outbox_reader_publish_count(OutboxReader *reader)
+#ifdef OUTBOX_FAULT_POINTS
+int
+outbox_reader_open_count(OutboxReader *reader)
 {
-	return reader->publish_count;
+	return reader->nopen;
+}
+#endif
+
+uint64
+outbox_reader_confirmed(const OutboxReader *reader)
+{
+	return reader->batch != NULL ? reader->batch->s1_count : reader->last_count;
 }
 
 /* Fetch a piece of the batch, see reader.h. */
-int
+void
 outbox_reader_fetch(OutboxReader *reader, MemoryContext mcxt,
-					OutboxMessage **messages, int max, Size max_bytes,
-					OutboxWanted wanted, void *arg, bool *done)
+					OutboxMessage **messages, int *n, int max,
+					Size max_bytes, OutboxWanted wanted, void *arg)
 {
 	MemoryContext caller = CurrentMemoryContext;
 	Snapshot	snapshot;
@@ -503,7 +607,7 @@ outbox_reader_fetch(OutboxReader *reader, MemoryContext mcxt,
 	HeapTupleData tuple;
 	OutboxRow	row;
 	Size		bytes = 0;
-	int			n = 0;
+	uint64		next;
 
 	Assert(reader->batch != NULL);
 	StartTransactionCommand();
@@ -513,7 +617,7 @@ outbox_reader_fetch(OutboxReader *reader, MemoryContext mcxt,
 	reader->cached_xid = 0;
 	merge = outbox_merge_begin(reader->ranges, reader->next, snapshot,
 							   reader->first_ids, judge_row, reader);
-	while (n < max && bytes < max_bytes &&
+	while (*n < max && bytes < max_bytes &&
 		   outbox_merge_next(merge, &tuple, &row))
 	{
 		OutboxMessage *message = outbox_message_read(merge, &tuple, &row, mcxt,
@@ -524,15 +628,16 @@ outbox_reader_fetch(OutboxReader *reader, MemoryContext mcxt,
 		message->batch = reader->batch;
 		reader->batch->refcount++;
 		bytes += message->bytes;
-		messages[n++] = message;
+		messages[(*n)++] = message;
 	}
-	reader->next = outbox_merge_resume(merge);
+	next = outbox_merge_resume(merge);
 	outbox_merge_end(merge);
 	UnregisterSnapshot(snapshot);
 	CommitTransactionCommand();
 	MemoryContextSwitchTo(caller);
-	*done = reader->next == PG_UINT64_MAX;
-	if (*done)
+	/* only now are they handed out: what raised is read again */
+	if (next == PG_UINT64_MAX)
 		finish_batch(reader);
-	return n;
+	else
+		reader->next = next;
 }
