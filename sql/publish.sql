@@ -1,7 +1,8 @@
 -- Publishing: what a transaction leaves in the log, and every refusal.
 \set VERBOSITY terse
 SET client_min_messages = warning;
-CREATE EXTENSION IF NOT EXISTS pg_outbox;
+DROP EXTENSION IF EXISTS pg_outbox CASCADE;
+CREATE EXTENSION pg_outbox;
 
 CREATE VIEW seen AS
 	SELECT topic, key, partition, headers, convert_from(payload, 'UTF8') AS payload, kind
