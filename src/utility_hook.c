@@ -14,6 +14,8 @@
  * (hold_off.c), but only for users who may run the statement: anybody else
  * would stop delivery by trying.
  *
+ * Before any of that guard.c keeps DDL off the log.
+ *
  * Copyright (c) 2026, pg_outbox contributors
  *
  *-------------------------------------------------------------------------
@@ -31,6 +33,7 @@
 #include "compat.h"
 #include "drop.h"
 #include "foreign/foreign.h"
+#include "guard.h"
 #include "hold_off.h"
 #include "log/backlog.h"
 #include "log/identity.h"
@@ -250,11 +253,14 @@ outbox_process_utility(PlannedStmt *pstmt, const char *queryString, bool readOnl
 					   QueryEnvironment *queryEnv, DestReceiver *dest, QueryCompletion *qc)
 {
 	Node	   *stmt = pstmt->utilityStmt;
+	PlannedStmt *allowed = outbox_guard(pstmt);
 	Oid			dboid = database_wanted(stmt);
 	List	   *backlogs = NIL;
 	bool		drops = IsA(stmt, DropStmt) || IsA(stmt, DropOwnedStmt);
 	bool		is_new = false;
 
+	if (allowed == NULL)
+		return;
 	if (OidIsValid(dboid))
 		outbox_hold_off(dboid);
 	if (drops)
@@ -265,7 +271,7 @@ outbox_process_utility(PlannedStmt *pstmt, const char *queryString, bool readOnl
 			 ((RenameStmt *) stmt)->renameType == OBJECT_FOREIGN_SERVER)
 		check_rename((RenameStmt *) stmt);
 
-	next_process_utility(pstmt, queryString, readOnlyTree, context, params,
+	next_process_utility(allowed, queryString, readOnlyTree, context, params,
 						 queryEnv, dest, qc);
 
 	if (drops)
