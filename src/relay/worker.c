@@ -12,6 +12,7 @@
 #include "access/xact.h"
 #include "commands/extension.h"
 #include "compat.h"
+#include "fault.h"
 #include "miscadmin.h"
 #include "pgstat.h"
 #include "postmaster/bgworker.h"
@@ -48,6 +49,7 @@ outbox_worker_begin(void)
 	memcpy(&dboid, MyBgworkerEntry->bgw_extra, sizeof(dboid));
 	if (OidIsValid(dboid) && !outbox_hold_off_enter(dboid))
 		proc_exit(0);
+	OUTBOX_FAULT("worker-before-connect");
 	return dboid;
 }
 
