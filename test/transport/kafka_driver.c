@@ -7,6 +7,7 @@
  *	kafka_driver bench BOOTSTRAP N [name=value ...]	records/s by the transport
  *	kafka_driver plain BOOTSTRAP N [name=value ...]	by librdkafka alone
  *	kafka_driver latency BOOTSTRAP N RATE [name=value ...]
+ *	kafka_driver refuse BOOTSTRAP ROUNDS BYTES	how often is what sent twice
  *	kafka_driver stream BOOTSTRAP N RATE TOPIC	send, print, verify: for
  *												outages made from outside
  *
@@ -510,12 +511,13 @@ main(int argc, char **argv)
 		return latency(n, atof(argv[4]));
 	if (strcmp(command, "stream") == 0 && argc > 5)
 		return stream(n, atof(argv[4]), argv[5]);
+	if (strcmp(command, "refuse") == 0 && argc > 4)
+		return measure_in_flight(n, atoi(argv[4]));
 	if (strcmp(command, "check") != 0)
 		return 2;
 	if (n == 0)
 		check_all();
-	if (n <= 1)
-		check_relaying();
+	check_relaying();
 	check_in_flight();
 	return failures != 0;
 }
