@@ -16,6 +16,7 @@
 
 #include "fmgr.h"
 #include "guc.h"
+#include "hold_off.h"
 #include "miscadmin.h"
 #include "publish.h"
 #include "relay/launcher.h"
@@ -68,6 +69,7 @@ _PG_init(void)
 	shmem_startup_hook = shmem_startup;
 
 	outbox_publish_init();
+	outbox_hold_off_init();
 	outbox_utility_hook_init();
 	outbox_launcher_register();
 }

@@ -39,7 +39,8 @@ shared_size(void)
 	Size		size = CACHELINEALIGN(sizeof(OutboxShared));
 
 	size = add_size(size, CACHELINEALIGN(mul_size(max_relays(), sizeof(OutboxRelaySlot))));
-	size = add_size(size, mul_size(outbox_max_databases, CACHELINEALIGN(sizeof(OutboxDb))));
+	size = add_size(size, CACHELINEALIGN(mul_size(outbox_max_databases, sizeof(OutboxDb))));
+	size = add_size(size, mul_size(MaxBackends, sizeof(OutboxProcEntry)));
 	return size;
 }
 
@@ -105,8 +106,10 @@ outbox_shmem_startup(void)
 		LWLockInitialize(&outbox_shared->lock,
 						 GetNamedLWLockTranche("pg_outbox")->lock.tranche);
 		pg_atomic_init_u64(&outbox_shared->incarnations, 0);
+		pg_atomic_init_u32(&outbox_shared->nholdoffs, 0);
 		outbox_shared->max_databases = outbox_max_databases;
 		outbox_shared->max_relays = max_relays();
+		outbox_shared->max_procs = MaxBackends;
 		outbox_shared->scan_databases = true;
 
 		mem += CACHELINEALIGN(sizeof(OutboxShared));
@@ -118,6 +121,9 @@ outbox_shmem_startup(void)
 		outbox_shared->dbs = (OutboxDb *) mem;
 		for (int i = 0; i < outbox_shared->max_databases; i++)
 			init_db_slot(&outbox_shared->dbs[i], lane_tranche());
+
+		mem += CACHELINEALIGN(mul_size(outbox_max_databases, sizeof(OutboxDb)));
+		outbox_shared->procs = (OutboxProcEntry *) mem;
 	}
 	LWLockRelease(AddinShmemInitLock);
 }
@@ -230,18 +236,4 @@ outbox_wake_launcher(void)
 
 	if (proc != NULL)
 		SetLatch(&proc->procLatch);
-}
-
-/* Does a utility statement hold workers off this database? */
-bool
-outbox_held_off(Oid dboid)
-{
-	bool		held = false;
-
-	LWLockAcquire(&outbox_shared->lock, LW_SHARED);
-	for (int i = 0; i < OUTBOX_HOLD_OFFS; i++)
-		if (outbox_shared->holdoffs[i].dboid == dboid)
-			held = true;
-	LWLockRelease(&outbox_shared->lock);
-	return held;
 }

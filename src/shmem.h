@@ -123,14 +123,16 @@ typedef struct OutboxRelaySlot
 	int			lagging;		/* topics that lag */
 } OutboxRelaySlot;
 
-/* A database that a utility statement needs free of our workers. */
-typedef struct OutboxHoldOff
-{
-	Oid			dboid;			/* InvalidOid: unused */
-	pid_t		owner;			/* backend that raised it */
-} OutboxHoldOff;
+#define OUTBOX_HOLD_OFFS	4
 
-#define OUTBOX_HOLD_OFFS	16
+/* What a process says of itself, see hold_off.c; under OutboxShared.lock. */
+typedef struct OutboxProcEntry
+{
+	Oid			works_in;		/* a worker: the database it is in, or about
+								 * to connect to */
+	Oid			holds_off[OUTBOX_HOLD_OFFS];	/* a backend: databases that
+												 * workers must leave */
+} OutboxProcEntry;
 
 typedef struct OutboxShared
 {
@@ -138,12 +140,14 @@ typedef struct OutboxShared
 	pg_atomic_uint64 incarnations;
 	int			max_databases;
 	int			max_relays;
+	int			max_procs;
 	PGPROC	   *launcher_proc;
 	pid_t		launcher_pid;
 	bool		scan_databases; /* launcher: look into every database */
-	OutboxHoldOff holdoffs[OUTBOX_HOLD_OFFS];
+	pg_atomic_uint32 nholdoffs; /* of all processes */
 	OutboxRelaySlot *relays;	/* max_relays */
 	OutboxDb   *dbs;			/* max_databases */
+	OutboxProcEntry *procs;		/* max_procs, by the number of the PGPROC */
 } OutboxShared;
 
 extern OutboxShared *outbox_shared; /* NULL when not preloaded */
@@ -167,8 +171,5 @@ extern void outbox_db_remove(Oid dboid, Oid extoid);
 extern void outbox_wake_relays(Oid dboid);
 extern void outbox_wake_keeper(Oid dboid);
 extern void outbox_wake_launcher(void);
-
-/* Does a utility statement hold workers off this database? */
-extern bool outbox_held_off(Oid dboid);
 
 #endif							/* OUTBOX_SHMEM_H */

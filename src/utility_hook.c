@@ -23,25 +23,18 @@
 #include "commands/defrem.h"
 #include "commands/extension.h"
 #include "foreign/foreign.h"
+#include "hold_off.h"
 #include "log/lane.h"
 #include "log/position.h"
 #include "log/segment.h"
 #include "miscadmin.h"
 #include "nodes/parsenodes.h"
 #include "shmem.h"
-#include "storage/ipc.h"
-#include "storage/latch.h"
-#include "storage/procarray.h"
 #include "tcop/utility.h"
 #include "transport/registry.h"
 #include "utils/lsyscache.h"
-#include "utils/memutils.h"
 #include "utils/snapmgr.h"
-#include "utils/timestamp.h"
 #include "utility_hook.h"
-#include "utils/wait_event.h"
-
-#define LEAVE_TIMEOUT_MS	10000
 
 static ProcessUtility_hook_type prev_process_utility = NULL;
 
@@ -109,77 +102,6 @@ database_wanted(Node *stmt)
 	return InvalidOid;
 }
 
-/* Keep workers out of a database; the entry raised, or NULL. */
-static OutboxHoldOff *
-raise_hold_off(Oid dboid)
-{
-	OutboxHoldOff *holdoff = NULL;
-
-	LWLockAcquire(&outbox_shared->lock, LW_EXCLUSIVE);
-	for (int i = 0; i < OUTBOX_HOLD_OFFS && holdoff == NULL; i++)
-	{
-		OutboxHoldOff *h = &outbox_shared->holdoffs[i];
-
-		/* free, or left by a backend that died */
-		if (!OidIsValid(h->dboid) || BackendPidGetProc(h->owner) == NULL)
-			holdoff = h;
-	}
-	if (holdoff != NULL)
-	{
-		holdoff->dboid = dboid;
-		holdoff->owner = MyProcPid;
-	}
-	LWLockRelease(&outbox_shared->lock);
-	return holdoff;
-}
-
-static void
-lower_hold_off(OutboxHoldOff *holdoff)
-{
-	if (holdoff == NULL)
-		return;
-	LWLockAcquire(&outbox_shared->lock, LW_EXCLUSIVE);
-	holdoff->dboid = InvalidOid;
-	holdoff->owner = 0;
-	LWLockRelease(&outbox_shared->lock);
-	outbox_wake_launcher();
-}
-
-/* Does a worker of ours run in this database? */
-static bool
-workers_in(Oid dboid)
-{
-	bool		any = false;
-
-	LWLockAcquire(&outbox_shared->lock, LW_SHARED);
-	for (int i = 0; i < outbox_shared->max_databases; i++)
-		if (outbox_shared->dbs[i].dboid == dboid && outbox_shared->dbs[i].keeper_pid != 0)
-			any = true;
-	for (int i = 0; i < outbox_shared->max_relays; i++)
-		if (outbox_shared->relays[i].dboid == dboid && outbox_shared->relays[i].pid != 0)
-			any = true;
-	LWLockRelease(&outbox_shared->lock);
-	return any;
-}
-
-/* Wait until our workers have left a database, which they do by themselves. */
-static void
-wait_for_workers(Oid dboid)
-{
-	TimestampTz start = GetCurrentTimestamp();
-
-	while (workers_in(dboid) &&
-		   !TimestampDifferenceExceeds(start, GetCurrentTimestamp(), LEAVE_TIMEOUT_MS))
-	{
-		outbox_wake_keeper(dboid);
-		outbox_wake_relays(dboid);
-		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
-						 10, PG_WAIT_EXTENSION);
-		ResetLatch(MyLatch);
-		CHECK_FOR_INTERRUPTS();
-	}
-}
-
 static void
 next_process_utility(PlannedStmt *pstmt, const char *queryString, bool readOnlyTree,
 					 ProcessUtilityContext context, ParamListInfo params,
@@ -200,23 +122,11 @@ outbox_process_utility(PlannedStmt *pstmt, const char *queryString, bool readOnl
 {
 	Node	   *stmt = pstmt->utilityStmt;
 	Oid			dboid = database_wanted(stmt);
-	OutboxHoldOff *volatile holdoff = NULL;
 
-	PG_TRY();
-	{
-		if (OidIsValid(dboid) && workers_in(dboid))
-		{
-			holdoff = raise_hold_off(dboid);
-			wait_for_workers(dboid);
-		}
-		next_process_utility(pstmt, queryString, readOnlyTree, context, params,
-							 queryEnv, dest, qc);
-	}
-	PG_FINALLY();
-	{
-		lower_hold_off(holdoff);
-	}
-	PG_END_TRY();
+	if (OidIsValid(dboid))
+		outbox_hold_off(dboid);
+	next_process_utility(pstmt, queryString, readOnlyTree, context, params,
+						 queryEnv, dest, qc);
 
 	if (IsA(stmt, DropdbStmt) && OidIsValid(dboid))
 		outbox_db_remove(dboid, InvalidOid);

@@ -125,7 +125,7 @@ supervise_server(Oid serverid, const char *name)
 	slot->started = now;
 	snprintf(worker_name, BGW_MAXLEN, "pg_outbox relay %s", name);
 	if (!outbox_worker_start("outbox_relay_main", worker_name,
-							 Int32GetDatum((int) (slot - outbox_shared->relays))))
+							 MyDatabaseId, Int32GetDatum((int) (slot - outbox_shared->relays))))
 	{
 		SpinLockAcquire(&slot->mutex);
 		slot->state = OUTBOX_STATE_NO_WORKER;
@@ -178,7 +178,7 @@ outbox_keeper_main(Datum main_arg)
 {
 	Oid			extoid;
 
-	outbox_worker_signals();
+	outbox_worker_begin();
 	BackgroundWorkerInitializeConnectionByOid(DatumGetObjectId(main_arg), InvalidOid, 0);
 	outbox_worker_settings();
 

@@ -102,7 +102,7 @@ static bool
 start_keeper(Oid dboid)
 {
 	return outbox_worker_start("outbox_keeper_main", "pg_outbox keeper",
-							   ObjectIdGetDatum(dboid));
+							   dboid, ObjectIdGetDatum(dboid));
 }
 
 /* Look into every database; false when that has to be tried again. */
@@ -149,7 +149,7 @@ start_missing_keepers(void)
 void
 outbox_launcher_main(Datum main_arg)
 {
-	outbox_worker_signals();
+	outbox_worker_begin();
 	BackgroundWorkerInitializeConnection(NULL, NULL, 0);
 	before_shmem_exit(launcher_exit, (Datum) 0);
 	LWLockAcquire(&outbox_shared->lock, LW_EXCLUSIVE);

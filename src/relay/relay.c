@@ -465,7 +465,7 @@ outbox_relay_main(Datum main_arg)
 	Relay	   *relay;
 
 	my_slot = &outbox_shared->relays[DatumGetInt32(main_arg)];
-	outbox_worker_signals();
+	outbox_worker_begin();
 	BackgroundWorkerInitializeConnectionByOid(my_slot->dboid, InvalidOid, 0);
 	outbox_worker_settings();
 

@@ -17,16 +17,23 @@
 #include "postmaster/bgworker.h"
 #include "postmaster/interrupt.h"
 #include "relay/worker.h"
+#include "storage/ipc.h"
 #include "storage/latch.h"
 #include "utils/guc.h"
 
-/* Signal handlers; signals unblocked. */
+/* First steps, see worker.h. */
 void
-outbox_worker_signals(void)
+outbox_worker_begin(void)
 {
+	Oid			dboid;
+
 	pqsignal(SIGHUP, SignalHandlerForConfigReload);
 	pqsignal(SIGTERM, SignalHandlerForShutdownRequest);
 	BackgroundWorkerUnblockSignals();
+
+	memcpy(&dboid, MyBgworkerEntry->bgw_extra, sizeof(dboid));
+	if (OidIsValid(dboid) && !outbox_hold_off_enter(dboid))
+		proc_exit(0);
 }
 
 /* Settings that a database or role may carry and that a worker must not. */
@@ -83,7 +90,7 @@ outbox_worker_extension(void)
  * looks after it.  False when there is no slot for it.
  */
 bool
-outbox_worker_start(const char *function, const char *name, Datum arg)
+outbox_worker_start(const char *function, const char *name, Oid dboid, Datum arg)
 {
 	BackgroundWorker worker;
 	BackgroundWorkerHandle *handle;
@@ -97,6 +104,7 @@ outbox_worker_start(const char *function, const char *name, Datum arg)
 	snprintf(worker.bgw_name, BGW_MAXLEN, "%s", name);
 	snprintf(worker.bgw_type, BGW_MAXLEN, "%s", name);
 	worker.bgw_main_arg = arg;
+	memcpy(worker.bgw_extra, &dboid, sizeof(dboid));
 	worker.bgw_notify_pid = MyProcPid;
 	return RegisterDynamicBackgroundWorker(&worker, &handle);
 }

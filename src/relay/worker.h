@@ -10,8 +10,13 @@
 #ifndef OUTBOX_WORKER_H
 #define OUTBOX_WORKER_H
 
-/* Signal handlers; signals unblocked. */
-extern void outbox_worker_signals(void);
+#include "hold_off.h"
+
+/*
+ * A worker's first steps: signals, and, for a worker of a database, saying
+ * that it is on its way there.  Doesn't return when it has to stay out.
+ */
+extern void outbox_worker_begin(void);
 
 /* Settings that a database or role may carry and that a worker must not. */
 extern void outbox_worker_settings(void);
@@ -22,9 +27,9 @@ extern void outbox_worker_reload(void);
 /* The extension's oid in this database, or InvalidOid.  Own transaction. */
 extern Oid	outbox_worker_extension(void);
 
-/* Start a worker; its pid once it runs, 0 when there is no slot. */
+/* Start a worker of a database; false when there is no slot for it. */
 extern bool outbox_worker_start(const char *function, const char *name,
-								Datum arg);
+								Oid dboid, Datum arg);
 
 /* Wait for the latch, at most that long, and reset it. */
 extern void outbox_worker_wait(long ms, const char *wait_event);
