@@ -183,7 +183,9 @@ CREATE FOREIGN DATA WRAPPER outbox_kafka
 COMMENT ON FOREIGN DATA WRAPPER outbox_kafka IS
 	'Apache Kafka as a target of the outbox';
 
--- Where each server stands.  Appended by its relay; the highest n counts.
+-- Where each server stands.  Appended by its relay; of each server and topic the
+-- highest n counts.  No topic: all of the server's topics but those that have
+-- rows of their own, because they lag.
 CREATE TABLE outbox.position_log (
 	server oid NOT NULL,
 	server_name name NOT NULL,
@@ -192,10 +194,12 @@ CREATE TABLE outbox.position_log (
 	s2 pg_snapshot NOT NULL,
 	cursor bigint NOT NULL,
 	low bigint NOT NULL,
+	topic text,
+	acked bigint[],
 	written timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp()
 );
 COMMENT ON TABLE outbox.position_log IS
-	'positions of servers in the log; the highest n of a server counts';
+	'positions of servers in the log; the highest n of a server and topic counts';
 
 -- ---------------------------------------------------------------------------
 -- Dead letters

@@ -101,9 +101,9 @@ stored_done_id(Oid serverid)
 	bool		isnull;
 
 	SPI_connect();
-	if (SPI_execute_with_args("SELECT min(cursor) FROM outbox.position_log WHERE server = $1"
-							  " AND n = (SELECT max(n) FROM outbox.position_log WHERE server = $1)",
-							  1, types, args, NULL, true, 0) == SPI_OK_SELECT)
+	if (SPI_execute_with_args("SELECT min(cursor) FROM (SELECT DISTINCT ON (topic) cursor"
+							  " FROM outbox.position_log WHERE server = $1"
+							  " ORDER BY topic, n DESC) latest", 1, types, args, NULL, true, 0) == SPI_OK_SELECT)
 	{
 		Datum		value = SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &isnull);
 

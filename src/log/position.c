@@ -3,8 +3,10 @@
  * position.c
  *	  Where servers stand in the log, as the database keeps it.
  *
- * Positions are appended to outbox.position_log, numbered by server; the
- * highest number counts.  An UPDATE instead would leave as many dead rows
+ * Positions are appended to outbox.position_log, numbered by server; of each
+ * server and topic the highest number counts.  A row without a topic is the
+ * main stream's, one with a topic that of a topic that lags: the main stream's
+ * row leaves such a topic out.  An UPDATE instead would leave as many dead rows
  * behind, which no vacuum could remove under an old snapshot.  The table is
  * rewritten by the keeper when it has grown: under an AccessExclusiveLock, so
  * that nobody appends meanwhile, taken only when it is free, and with a
@@ -32,8 +34,10 @@
 #include "executor/spi.h"
 #include "log/position.h"
 #include "log/snapshot.h"
+#include "mb/pg_wchar.h"
 #include "storage/bufmgr.h"
 #include "storage/lmgr.h"
+#include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
 #include "utils/snapmgr.h"
@@ -42,9 +46,10 @@
 
 /* Run a statement; raises unless it returns what is expected. */
 static void
-execute(const char *sql, int nargs, Oid *types, Datum *args, int expected)
+execute(const char *sql, int nargs, Oid *types, Datum *args, const char *nulls,
+		int expected)
 {
-	int			rc = SPI_execute_with_args(sql, nargs, types, args, NULL, false, 0);
+	int			rc = SPI_execute_with_args(sql, nargs, types, args, nulls, false, 0);
 
 	if (rc != expected)
 		elog(ERROR, "SPI_execute_with_args returned %d for \"%s\"", rc, sql);
@@ -69,13 +74,36 @@ snapshot_with_self_running(void)
 	return outbox_snapshot_in(buf.data);
 }
 
+/* bigint[] as a datum */
+static Datum
+int8_array(const int64 *values, int n)
+{
+	Datum	   *elements = palloc(n * sizeof(Datum));
+
+	for (int i = 0; i < n; i++)
+		elements[i] = Int64GetDatum(values[i]);
+	return PointerGetDatum(construct_array(elements, n, INT8OID, sizeof(int64),
+										   FLOAT8PASSBYVAL, TYPALIGN_DOUBLE));
+}
+
+/* A topic as text of the database. */
+static Datum
+topic_text(const char *topic)
+{
+	return CStringGetTextDatum(pg_any_to_server(topic, strlen(topic), PG_UTF8));
+}
+
 /* Append a position.  Inside a transaction of the caller's. */
 void
-outbox_position_store(Oid serverid, const char *name, const OutboxPosition *pos,
-					  int64 n)
+outbox_position_store(Oid serverid, const char *name, int64 n,
+					  const OutboxStoredPosition *position)
 {
-	Oid			types[7] = {OIDOID, TEXTOID, INT8OID, TEXTOID, TEXTOID, INT8OID, INT8OID};
-	Datum		args[7];
+	const OutboxPosition *pos = &position->pos;
+	Oid			types[9] = {
+		OIDOID, TEXTOID, INT8OID, TEXTOID, TEXTOID, INT8OID, INT8OID, TEXTOID, INT8ARRAYOID
+	};
+	Datum		args[9];
+	char		nulls[] = "         ";
 
 	args[0] = ObjectIdGetDatum(serverid);
 	args[1] = CStringGetTextDatum(name);
@@ -84,12 +112,34 @@ outbox_position_store(Oid serverid, const char *name, const OutboxPosition *pos,
 	args[4] = CStringGetTextDatum(outbox_snapshot_out(pos->s2));
 	args[5] = Int64GetDatum((int64) pos->cursor);
 	args[6] = Int64GetDatum((int64) pos->low);
+	if (position->topic != NULL)
+		args[7] = topic_text(position->topic);
+	else
+		nulls[7] = 'n';
+	if (position->nacked > 0)
+		args[8] = int8_array(position->acked, position->nacked);
+	else
+		nulls[8] = 'n';
 
 	SPI_connect();
-	execute("INSERT INTO outbox.position_log (server, server_name, n, s1, s2, cursor, low)"
+	execute("INSERT INTO outbox.position_log"
+			" (server, server_name, n, s1, s2, cursor, low, topic, acked)"
 			" VALUES ($1, $2, $3, $4::pg_catalog.pg_snapshot,"
-			" $5::pg_catalog.pg_snapshot, $6, $7)",
-			7, types, args, SPI_OK_INSERT);
+			" $5::pg_catalog.pg_snapshot, $6, $7, $8, $9)",
+			9, types, args, nulls, SPI_OK_INSERT);
+	SPI_finish();
+}
+
+/* Forget a topic that lags no more. */
+void
+outbox_position_forget_topic(Oid serverid, const char *topic)
+{
+	Oid			types[2] = {OIDOID, TEXTOID};
+	Datum		args[2] = {ObjectIdGetDatum(serverid), topic_text(topic)};
+
+	SPI_connect();
+	execute("DELETE FROM outbox.position_log WHERE server = $1 AND topic = $2",
+			2, types, args, NULL, SPI_OK_DELETE);
 	SPI_finish();
 }
 
@@ -97,12 +147,13 @@ outbox_position_store(Oid serverid, const char *name, const OutboxPosition *pos,
 void
 outbox_position_create(Oid serverid, const char *name, bool earliest)
 {
-	OutboxPosition pos;
+	OutboxStoredPosition position = {0};
+	OutboxPosition *pos = &position.pos;
 
-	pos.s1 = pos.s2 = earliest ? outbox_snapshot_empty() : snapshot_with_self_running();
-	pos.cursor = 0;
-	pos.low = 1;
-	outbox_position_store(serverid, name, &pos, 1);
+	pos->s1 = pos->s2 = earliest ? outbox_snapshot_empty() : snapshot_with_self_running();
+	pos->cursor = 0;
+	pos->low = 1;
+	outbox_position_store(serverid, name, 1, &position);
 }
 
 /* Forget a server. */
@@ -114,52 +165,74 @@ outbox_position_drop(Oid serverid)
 
 	SPI_connect();
 	execute("DELETE FROM outbox.position_log WHERE server = $1", 1, types, args,
-			SPI_OK_DELETE);
+			NULL, SPI_OK_DELETE);
 	SPI_finish();
 }
 
-/* The latest position; allocated in the caller's context. */
-bool
-outbox_position_load(Oid serverid, OutboxPosition *pos, int64 *n)
+/* A row of outbox_positions_load()'s query, in the caller's context. */
+static OutboxStoredPosition *
+read_position(HeapTuple row, TupleDesc desc, Oid serverid)
+{
+	OutboxStoredPosition *position = palloc0(sizeof(OutboxStoredPosition));
+	OutboxPosition *pos = &position->pos;
+	char	   *topic = SPI_getvalue(row, desc, 6);
+	bool		isnull;
+	Datum		acked = SPI_getbinval(row, desc, 7, &isnull);
+
+	pos->s1 = outbox_snapshot_in(SPI_getvalue(row, desc, 2));
+	pos->s2 = outbox_snapshot_in(SPI_getvalue(row, desc, 3));
+	if (topic != NULL)
+		position->topic = pg_server_to_any(topic, strlen(topic), PG_UTF8);
+	if (!isnull)
+	{
+		ArrayType  *array = DatumGetArrayTypePCopy(acked);
+
+		position->nacked = ArrayGetNItems(ARR_NDIM(array), ARR_DIMS(array));
+		position->acked = (int64 *) ARR_DATA_PTR(array);
+	}
+	pos->cursor = (uint64) DatumGetInt64(SPI_getbinval(row, desc, 4, &isnull));
+	pos->low = (uint64) DatumGetInt64(SPI_getbinval(row, desc, 5, &isnull));
+	if (pos->s2->xmax > U64FromFullTransactionId(ReadNextFullTransactionId()))
+		ereport(ERROR,
+				(errcode(ERRCODE_DATA_CORRUPTED),
+				 errmsg("position of server %u is ahead of the database", serverid),
+				 errdetail("It names transaction " UINT64_FORMAT ", which has not happened here.",
+						   pos->s2->xmax - 1)));
+	return position;
+}
+
+/* The latest positions; allocated in the caller's context. */
+List *
+outbox_positions_load(Oid serverid, int64 *n)
 {
 	Oid			types[1] = {OIDOID};
 	Datum		args[1] = {ObjectIdGetDatum(serverid)};
 	MemoryContext caller = CurrentMemoryContext;
-	MemoryContext spi;
-	bool		found;
-	bool		isnull;
+	List	   *result = NIL;
 
+	*n = 0;
 	StartTransactionCommand();
 	PushActiveSnapshot(GetTransactionSnapshot());
 	SPI_connect();
-	execute("SELECT n, s1::text, s2::text, cursor, low FROM outbox.position_log"
-			" WHERE server = $1 ORDER BY n DESC LIMIT 1",
-			1, types, args, SPI_OK_SELECT);
-	found = SPI_processed > 0;
-	if (found)
+	execute("SELECT DISTINCT ON (topic) n, s1::text, s2::text, cursor, low, topic, acked"
+			" FROM outbox.position_log WHERE server = $1 ORDER BY topic NULLS FIRST, n DESC",
+			1, types, args, NULL, SPI_OK_SELECT);
+	for (uint64 i = 0; i < SPI_processed; i++)
 	{
-		HeapTuple	row = SPI_tuptable->vals[0];
+		HeapTuple	row = SPI_tuptable->vals[i];
 		TupleDesc	desc = SPI_tuptable->tupdesc;
+		bool		isnull;
+		MemoryContext spi = MemoryContextSwitchTo(caller);
 
-		*n = DatumGetInt64(SPI_getbinval(row, desc, 1, &isnull));
-		pos->cursor = (uint64) DatumGetInt64(SPI_getbinval(row, desc, 4, &isnull));
-		pos->low = (uint64) DatumGetInt64(SPI_getbinval(row, desc, 5, &isnull));
-		spi = MemoryContextSwitchTo(caller);
-		pos->s1 = outbox_snapshot_in(SPI_getvalue(row, desc, 2));
-		pos->s2 = outbox_snapshot_in(SPI_getvalue(row, desc, 3));
+		*n = Max(*n, DatumGetInt64(SPI_getbinval(row, desc, 1, &isnull)));
+		result = lappend(result, read_position(row, desc, serverid));
 		MemoryContextSwitchTo(spi);
 	}
 	SPI_finish();
 	PopActiveSnapshot();
 	CommitTransactionCommand();
 	MemoryContextSwitchTo(caller);
-	if (found && pos->s2->xmax > U64FromFullTransactionId(ReadNextFullTransactionId()))
-		ereport(ERROR,
-				(errcode(ERRCODE_DATA_CORRUPTED),
-				 errmsg("position of server %u is ahead of the database", serverid),
-				 errdetail("It names transaction " UINT64_FORMAT ", which has not happened here.",
-						   pos->s2->xmax - 1)));
-	return found;
+	return result;
 }
 
 /* Keep the table small: what is not a server's latest goes. */
@@ -180,11 +253,12 @@ outbox_position_compact(void)
 		PushActiveSnapshot(GetLatestSnapshot());
 		SPI_connect();
 		execute("CREATE TEMPORARY TABLE outbox_latest ON COMMIT DROP AS"
-				" SELECT DISTINCT ON (server) * FROM outbox.position_log ORDER BY server, n DESC",
-				0, NULL, NULL, SPI_OK_UTILITY);
-		execute("TRUNCATE outbox.position_log", 0, NULL, NULL, SPI_OK_UTILITY);
+				" SELECT DISTINCT ON (server, topic) * FROM outbox.position_log"
+				" ORDER BY server, topic, n DESC",
+				0, NULL, NULL, NULL, SPI_OK_UTILITY);
+		execute("TRUNCATE outbox.position_log", 0, NULL, NULL, NULL, SPI_OK_UTILITY);
 		execute("INSERT INTO outbox.position_log SELECT * FROM pg_temp.outbox_latest",
-				0, NULL, NULL, SPI_OK_INSERT);
+				0, NULL, NULL, NULL, SPI_OK_INSERT);
 		SPI_finish();
 		PopActiveSnapshot();
 	}

@@ -73,6 +73,9 @@ struct OutboxReader
 	OutboxSnapshot *last;		/* everything in it was handed out, but for
 								 * the batch under way */
 	uint64		from;			/* C: the next round reads from here on */
+	uint64		end;			/* E: what is in last lies below; 0: unknown */
+	XLogRecPtr	last_lsn;		/* of last; 0: safe */
+	uint64		last_count;		/* of last; 0: unknown */
 	bool		has_count;
 	uint64		publish_count;	/* as read before the last s2 */
 	OpenXact   *open;
@@ -88,6 +91,7 @@ struct OutboxReader
 	uint64		track_from;		/* undecided ids from here ... */
 	uint64		track_to;		/* ... to before here join the open list */
 	uint64		next_from;		/* C of this round */
+	uint64		next_end;		/* E of this round */
 
 	/* the verdict on the row before, often the same transaction's */
 	uint64		cached_xid;
@@ -226,9 +230,11 @@ outbox_reader_clone(MemoryContext parent, OutboxReader *reader)
 	pfree(clone->last);
 	clone->last = outbox_snapshot_copy(reader->last);
 	clone->from = reader->from;
+	clone->end = reader->end;
+	clone->last_lsn = reader->last_lsn;
+	clone->last_count = reader->last_count;
 	clone->next_from = reader->next_from;
-	clone->has_count = reader->has_count;
-	clone->publish_count = reader->publish_count;
+	clone->next_end = reader->next_end;
 	if (reader->nopen > 0)
 	{
 		clone->open = palloc(reader->nopen * sizeof(OpenXact));
@@ -280,6 +286,7 @@ outbox_reader_position(OutboxReader *reader, OutboxPosition *pos)
 		pos->s2 = outbox_snapshot_copy(reader->batch->s2);
 		pos->cursor = reader->next - 1;
 		pos->low = Min(reader->batch->undecided, reader->next);
+		pos->lsn = reader->batch->lsn;
 	}
 	else
 	{
@@ -287,7 +294,15 @@ outbox_reader_position(OutboxReader *reader, OutboxPosition *pos)
 		pos->s2 = outbox_snapshot_copy(reader->last);
 		pos->low = Min(lowest_open(reader), reader->from);
 		pos->cursor = reader->from - 1;
+		pos->lsn = reader->last_lsn;
 	}
+}
+
+/* The lowest id that it reads next. */
+uint64
+outbox_reader_next_id(const OutboxReader *reader)
+{
+	return reader->batch != NULL ? reader->next : reader->from;
 }
 
 /* The position with everything before this message done, it not. */
@@ -298,6 +313,7 @@ outbox_position_before(const OutboxMessage *message, OutboxPosition *pos)
 	pos->s2 = outbox_snapshot_copy(message->batch->s2);
 	pos->cursor = message->id - 1;
 	pos->low = Min(message->batch->undecided, message->id);
+	pos->lsn = message->batch->lsn;
 }
 
 /* Has a transaction of the open list ended? */
@@ -349,41 +365,15 @@ drop_ended(OutboxReader *reader)
 	reader->nopen = n;
 }
 
-/* Begin a round, see the banner. */
-bool
-outbox_reader_begin(OutboxReader *reader, const OutboxSnapshot *upto)
+/*
+ * Set up a batch up to a snapshot, in whose time the counter stood at c before
+ * the lanes were touched, and at e after the snapshot was taken.
+ */
+static void
+begin_batch(OutboxReader *reader, const OutboxSnapshot *s2, uint64 c, uint64 e)
 {
-	OutboxDb   *db;
-	OutboxSnapshot *s2;
-	uint64		count;
-	uint64		c;
-	uint64		e;
-	XLogRecPtr	lsn;
-	MemoryContext caller = CurrentMemoryContext;
-
-	Assert(reader->batch == NULL);
-	StartTransactionCommand();
-	db = outbox_db_get(reader->extoid);
-	count = outbox_atomic_read(&db->publish_count);
-	if (upto == NULL && reader->has_count && count == reader->publish_count &&
-		!any_open_ended(reader))
-	{
-		CommitTransactionCommand();
-		MemoryContextSwitchTo(caller);
-		return false;
-	}
-	c = upto == NULL ? outbox_atomic_read(&db->next_id) : reader->from;
-	if (OUTBOX_RULE("touch-lanes"))
-		touch_lanes(db);
-	s2 = upto == NULL ? outbox_snapshot_from(GetTransactionSnapshot()) :
-		outbox_snapshot_copy(upto);
-	e = outbox_atomic_read(&db->next_id);
-	lsn = outbox_flush_wal();
-
 	reader->batch = new_batch(reader, reader->last, s2);
-	reader->batch->lsn = lsn;
-	reader->batch->publish_count = count;
-	reader->batch->s1_count = reader->has_count ? reader->publish_count : 0;
+	reader->batch->s1_count = reader->last_count;
 	reset_ranges(reader);
 	take_ended(reader, s2);
 	for (int lane = 0; lane < OUTBOX_LANES; lane++)
@@ -394,13 +384,68 @@ outbox_reader_begin(OutboxReader *reader, const OutboxSnapshot *upto)
 	reader->track_from = reader->from;
 	reader->track_to = c;
 	reader->next_from = c;
+	reader->next_end = e;
 	reader->next = 1;
 	reader->batch->undecided = Min(lowest_open(reader), c);
+}
+
+/* Begin a round, see the banner. */
+bool
+outbox_reader_begin(OutboxReader *reader)
+{
+	MemoryContext caller = CurrentMemoryContext;
+	OutboxDb   *db;
+	OutboxSnapshot *s2;
+	uint64		count;
+	uint64		c;
+	uint64		e;
+	XLogRecPtr	lsn;
+
+	Assert(reader->batch == NULL);
+	StartTransactionCommand();
+	db = outbox_db_get(reader->extoid);
+	count = outbox_atomic_read(&db->publish_count);
+	if (reader->has_count && count == reader->publish_count &&
+		!any_open_ended(reader))
+	{
+		CommitTransactionCommand();
+		MemoryContextSwitchTo(caller);
+		return false;
+	}
+	c = outbox_atomic_read(&db->next_id);
+	if (OUTBOX_RULE("touch-lanes"))
+		touch_lanes(db);
+	s2 = outbox_snapshot_from(GetTransactionSnapshot());
+	e = outbox_atomic_read(&db->next_id);
+	lsn = outbox_flush_wal();
+
+	begin_batch(reader, s2, c, e);
+	reader->batch->lsn = lsn;
+	reader->batch->publish_count = count;
 	reader->publish_count = count;
-	reader->has_count = upto == NULL;
-	reader->cached_xid = 0;
+	reader->has_count = true;
 	CommitTransactionCommand();
 	MemoryContextSwitchTo(caller);
+	return true;
+}
+
+/*
+ * Begin a round up to where another reader stands.  Its C, E and flushed WAL
+ * hold for this one too, being those of the same snapshot.
+ */
+bool
+outbox_reader_follow(OutboxReader *reader, const OutboxReader *leader)
+{
+	uint64		e = leader->end;
+
+	Assert(reader->batch == NULL);
+	if (outbox_snapshot_compare(reader->last, leader->last) >= 0)
+		return false;
+	if (e == 0)
+		e = outbox_atomic_read(&outbox_db_get(reader->extoid)->next_id);
+	begin_batch(reader, leader->last, leader->from, e);
+	reader->batch->lsn = leader->last_lsn;
+	reader->batch->publish_count = leader->last_count;
 	return true;
 }
 
@@ -467,6 +512,9 @@ finish_batch(OutboxReader *reader)
 	pfree(reader->last);
 	reader->last = outbox_snapshot_copy(reader->batch->s2);
 	reader->from = reader->next_from;
+	reader->end = reader->next_end;
+	reader->last_lsn = reader->batch->lsn;
+	reader->last_count = reader->batch->publish_count;
 	outbox_batch_release(reader->batch);
 	reader->batch = NULL;
 	reset_ranges(reader);
@@ -486,16 +534,16 @@ outbox_reader_last(OutboxReader *reader)
 }
 
 uint64
-outbox_reader_publish_count(OutboxReader *reader)
+outbox_reader_confirmed(const OutboxReader *reader)
 {
-	return reader->publish_count;
+	return reader->batch != NULL ? reader->batch->s1_count : reader->last_count;
 }
 
 /* Fetch a piece of the batch, see reader.h. */
-int
+void
 outbox_reader_fetch(OutboxReader *reader, MemoryContext mcxt,
-					OutboxMessage **messages, int max, Size max_bytes,
-					OutboxWanted wanted, void *arg, bool *done)
+					OutboxMessage **messages, int *n, int max,
+					Size max_bytes, OutboxWanted wanted, void *arg)
 {
 	MemoryContext caller = CurrentMemoryContext;
 	Snapshot	snapshot;
@@ -503,7 +551,6 @@ outbox_reader_fetch(OutboxReader *reader, MemoryContext mcxt,
 	HeapTupleData tuple;
 	OutboxRow	row;
 	Size		bytes = 0;
-	int			n = 0;
 
 	Assert(reader->batch != NULL);
 	StartTransactionCommand();
@@ -513,7 +560,7 @@ outbox_reader_fetch(OutboxReader *reader, MemoryContext mcxt,
 	reader->cached_xid = 0;
 	merge = outbox_merge_begin(reader->ranges, reader->next, snapshot,
 							   reader->first_ids, judge_row, reader);
-	while (n < max && bytes < max_bytes &&
+	while (*n < max && bytes < max_bytes &&
 		   outbox_merge_next(merge, &tuple, &row))
 	{
 		OutboxMessage *message = outbox_message_read(merge, &tuple, &row, mcxt,
@@ -524,15 +571,13 @@ outbox_reader_fetch(OutboxReader *reader, MemoryContext mcxt,
 		message->batch = reader->batch;
 		reader->batch->refcount++;
 		bytes += message->bytes;
-		messages[n++] = message;
+		messages[(*n)++] = message;
 	}
 	reader->next = outbox_merge_resume(merge);
 	outbox_merge_end(merge);
 	UnregisterSnapshot(snapshot);
 	CommitTransactionCommand();
 	MemoryContextSwitchTo(caller);
-	*done = reader->next == PG_UINT64_MAX;
-	if (*done)
+	if (reader->next == PG_UINT64_MAX)
 		finish_batch(reader);
-	return n;
 }

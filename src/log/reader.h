@@ -43,6 +43,8 @@ typedef struct OutboxPosition
 	OutboxSnapshot *s2;
 	uint64		cursor;
 	uint64		low;
+	XLogRecPtr	lsn;			/* WAL that must be safe before this is stored;
+								 * 0: it is */
 } OutboxPosition;
 
 /*
@@ -116,29 +118,40 @@ extern OutboxReader *outbox_reader_clone(MemoryContext parent,
 										 OutboxReader *reader);
 
 /*
- * Begin a round: the next batch, up to a snapshot taken now, or up to "upto".
- * False when nothing can have changed since the last one (only with upto
- * NULL).  Must be called between batches.  Flushes WAL; whether standbys have
- * it too is for the caller to ask (outbox_lsn_replicated(batch->lsn)) before
- * it sends or stores a position.
+ * Begin a round: the next batch, up to a snapshot taken now.  False when
+ * nothing can have changed since the last one.  Must be called between
+ * batches.  Flushes WAL; whether standbys have it too is for the caller to ask
+ * (outbox_lsn_replicated(batch->lsn)) before it sends or stores a position.
  */
-extern bool outbox_reader_begin(OutboxReader *reader, const OutboxSnapshot *upto);
+extern bool outbox_reader_begin(OutboxReader *reader);
+
+/*
+ * Begin a round up to the last snapshot whose batch another reader has
+ * finished.  False when this reader is there already.
+ */
+extern bool outbox_reader_follow(OutboxReader *reader, const OutboxReader *leader);
+
+/* The lowest id that it reads next, but for what long transactions left. */
+extern uint64 outbox_reader_next_id(const OutboxReader *reader);
 
 /* The batch being read, NULL between batches; the last s2. */
 extern OutboxBatch *outbox_reader_batch(OutboxReader *reader);
 extern const OutboxSnapshot *outbox_reader_last(OutboxReader *reader);
-extern uint64 outbox_reader_publish_count(OutboxReader *reader);
+
+/* The publish counter whose messages are all read, and those of the current
+ * batch are none of them; 0: not known. */
+extern uint64 outbox_reader_confirmed(const OutboxReader *reader);
 
 /*
  * Fetch up to max messages and about max_bytes of the current batch, in id
- * order, allocated in mcxt, each with a reference to its batch.  *done says
- * that the batch is read to its end (the reader is then between batches).
- * May return 0 without being done (a long stretch without wanted messages).
+ * order, allocated in mcxt, each with a reference to its batch.  *n counts
+ * them; should this raise, they are the caller's to free and will be read
+ * again.  At the batch's end the reader is between batches.  There may be none
+ * without that (a long stretch without wanted messages).
  */
-extern int	outbox_reader_fetch(OutboxReader *reader, MemoryContext mcxt,
-								OutboxMessage **messages, int max,
-								Size max_bytes, OutboxWanted wanted,
-								void *arg, bool *done);
+extern void outbox_reader_fetch(OutboxReader *reader, MemoryContext mcxt,
+								OutboxMessage **messages, int *n, int max,
+								Size max_bytes, OutboxWanted wanted, void *arg);
 extern void outbox_message_free(OutboxMessage *message);
 
 /* Read one message, all of its rows, out of a pass (row.c); NULL: unwanted. */

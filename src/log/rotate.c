@@ -167,8 +167,8 @@ lowest_position(OutboxDb *db, uint64 *low)
 		bool		isnull;
 		Datum		value;
 
-		execute("SELECT min(low) FROM outbox.position_log WHERE server = $1 AND n = "
-				"(SELECT max(n) FROM outbox.position_log WHERE server = $1)",
+		execute("SELECT min(low) FROM (SELECT DISTINCT ON (topic) low FROM outbox.position_log"
+				" WHERE server = $1 ORDER BY topic, n DESC) latest",
 				1, types, args, SPI_OK_SELECT);
 		value = SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &isnull);
 		if (isnull)

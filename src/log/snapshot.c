@@ -63,6 +63,19 @@ outbox_snapshot_equal(const OutboxSnapshot *a, const OutboxSnapshot *b)
 		memcmp(a, b, snapshot_size(a->nxip)) == 0;
 }
 
+/*
+ * Which was taken earlier?  xmax never falls.  Between two snapshots with the
+ * same xmax, transactions below it can only have ended: the later one lists
+ * fewer, or they are the same.
+ */
+int
+outbox_snapshot_compare(const OutboxSnapshot *a, const OutboxSnapshot *b)
+{
+	if (a->xmax != b->xmax)
+		return a->xmax < b->xmax ? -1 : 1;
+	return b->nxip - a->nxip;
+}
+
 /* Sort, and drop what occurs twice (a prepared transaction can, briefly). */
 static void
 normalize(OutboxSnapshot *s)

@@ -17,4 +17,8 @@
 extern OutboxSnapshot *outbox_snapshot_from(Snapshot snapshot);
 extern bool outbox_snapshot_equal(const OutboxSnapshot *a, const OutboxSnapshot *b);
 
+/* Which of two snapshots of this server was taken earlier?  < 0: a; 0: they
+ * are equal. */
+extern int	outbox_snapshot_compare(const OutboxSnapshot *a, const OutboxSnapshot *b);
+
 #endif							/* OUTBOX_SNAPSHOT_H */

@@ -9,10 +9,13 @@
  *
  * A record that is refused takes its whole batch with it, and the client goes
  * fatal so that none of its successors overtakes it.  What was in the batch is
- * suspect.  The client is given up, and everything unanswered is sent again
- * from the window: up to the last suspect in careful mode, one record at a
- * time, so that what is refused then is refused alone and becomes a dead
- * letter before its successors are sent; then normally.
+ * suspect.  The client is given up, after what is on its way to other
+ * partitions has been answered, and everything unanswered is sent again from
+ * the windows.  While there are suspects the client is a careful one: one
+ * record a request, and no topic has more than one in flight.  So what is
+ * refused is refused alone, and becomes a dead letter before its successors
+ * are sent.  Where many are suspect, a client with small batches goes first, to
+ * find the few among which the bad one is.
  *
  * Copyright (c) 2026, pg_outbox contributors
  *
@@ -22,8 +25,8 @@
 
 #include "compat.h"
 #include "guc.h"
+#include "log/wal.h"
 #include "miscadmin.h"
-#include "relay/dead_letter.h"
 #include "relay/relay.h"
 #include "utils/memutils.h"
 #include "utils/timestamp.h"
@@ -32,9 +35,13 @@
 #define MAX_BACK_OFF_MS		30000
 #define CLOSE_TIMEOUT_MS	5000
 #define DRAIN_TIMEOUT_MS	10000
-#define GIVE_UP_TIMEOUT_MS	5000
-#define PROBE_EVERY_MS		1000
+#define GIVE_UP_TIMEOUT_MS	3000
+#define PURGE_TIMEOUT_MS	1000
 #define REPORTS_AT_ONCE		1024
+#define LATENCY_WEIGHT		64		/* of the past in its running mean */
+#define MANY_SUSPECTS		200
+#define SMALL_BATCH			50
+#define CAREFUL_LOOK		4096	/* entries looked at behind one in flight */
 
 /* Wait longer after each failure in a row. */
 static void
@@ -51,19 +58,29 @@ relay_client_ensure(Relay *relay)
 {
 	OutboxTransportConfig config = {0};
 	OutboxError error = {0};
+	MemoryContext scratch;
+	MemoryContext old;
 
 	if (relay->client != NULL)
 		return true;
 	if (relay->back_off_ms > 0 && relay_ms_since(relay->retry_at) < relay->back_off_ms)
 		return false;
+	relay->careful = relay->windows->suspects > 0;
+	relay->small_batches = relay->narrowing > 0;
+	scratch = AllocSetContextCreate(relay->context, "pg_outbox client options",
+									ALLOCSET_SMALL_SIZES);
+	old = MemoryContextSwitchTo(scratch);
 	config.server_name = relay->server->name;
 	config.client_id = psprintf("pg_outbox-%s", relay->server->name);
 	config.noptions = relay->server->noptions;
 	config.options = relay->server->options;
 	config.careful = relay->careful;
+	config.max_batch = relay->small_batches ? SMALL_BATCH : 0;
 	config.max_bytes = (size_t) outbox_relay_memory * 1024;
 	config.max_message_size = (size_t) outbox_max_message_size * 1024;
 	relay->client = relay->transport->open(&config, &error);
+	MemoryContextSwitchTo(old);
+	MemoryContextDelete(scratch);
 	if (relay->client == NULL)
 	{
 		relay_set_error(relay, error.text, error.hint);
@@ -76,86 +93,54 @@ relay_client_ensure(Relay *relay)
 	return true;
 }
 
-/* Note that a topic is in trouble; its messages stay queued. */
+/* An acknowledged entry, for the figures. */
 static void
-topic_trouble(Relay *relay, const OutboxMessage *m, const char *name, const char *text)
+note_delivered(Relay *relay, const OutboxEntry *entry, TimestampTz now)
 {
-	MemoryContext old;
-	OutboxTopicTrouble *trouble;
-	ListCell   *lc;
+	uint64		mean = pg_atomic_read_u64(&relay->slot->latency_us);
+	uint64		latency = Max(now - entry->message->published, 1);
 
-	foreach(lc, relay->troubles)
-		if (strcmp(((OutboxTopicTrouble *) lfirst(lc))->topic, m->topic) == 0)
-			return;
-	old = MemoryContextSwitchTo(relay->context);
-	trouble = palloc0(sizeof(OutboxTopicTrouble));
-	trouble->topic = pstrdup(m->topic);
-	strlcpy(trouble->error.name, name, sizeof(trouble->error.name));
-	strlcpy(trouble->error.text, text, sizeof(trouble->error.text));
-	INSTR_TIME_SET_CURRENT(trouble->since);
-	trouble->probed = trouble->since;
-	relay->troubles = lappend(relay->troubles, trouble);
-	MemoryContextSwitchTo(old);
-	relay_set_error(relay, psprintf("topic \"%s\": %s", m->topic, text), "");
-}
-
-static OutboxTopicTrouble *
-find_trouble(Relay *relay, const char *topic)
-{
-	ListCell   *lc;
-
-	foreach(lc, relay->troubles)
-		if (strcmp(((OutboxTopicTrouble *) lfirst(lc))->topic, topic) == 0)
-			return lfirst(lc);
-	return NULL;
-}
-
-/* An entry was refused for good. */
-static void
-refuse(Relay *relay, OutboxEntry *entry, const char *name, const char *text)
-{
-	entry->state = OUTBOX_ENTRY_REFUSED;
-	entry->error = MemoryContextStrdup(relay->window->context, name);
-	entry->reason = MemoryContextStrdup(relay->window->context, text);
+	/* redriven messages keep the time when they were published first */
+	if (entry->message->target == NULL)
+		pg_atomic_write_u64(&relay->slot->latency_us, mean == 0 ? latency :
+							mean - mean / LATENCY_WEIGHT + latency / LATENCY_WEIGHT);
+	pg_atomic_write_u64(&relay->slot->delivered,
+						pg_atomic_read_u64(&relay->slot->delivered) + 1);
 }
 
 /* The broker's answer for one entry. */
 static void
-take_report(Relay *relay, const OutboxReport *report)
+take_report(Relay *relay, const OutboxReport *report, TimestampTz now)
 {
-	OutboxWindow *window = relay->window;
-	uint64		seq = (uint64) (uintptr_t) report->tag;
-	OutboxEntry *entry;
+	OutboxEntry *entry = report->tag;
+	const char *text = report->text ? report->text : report->name;
+	OutboxError error = {report->failure};
 
-	if (seq < window->first || seq >= window->next)
-		return;
-	entry = outbox_window_entry(window, seq);
-	if (entry->state != OUTBOX_ENTRY_SENT)
-		return;
-	window->in_flight--;
+	outbox_entry_answered(entry);
+	INSTR_TIME_SET_CURRENT(entry->topic->moved);
 	switch (report->failure)
 	{
 		case OUTBOX_OK:
-			entry->state = OUTBOX_ENTRY_DONE;
+			note_delivered(relay, entry, now);
+			outbox_entry_done(entry);
 			relay->back_off_ms = 0;
-			pg_atomic_fetch_add_u64(&relay->slot->delivered, 1);
+			relay->narrowing -= Min(relay->narrowing, 1);
 			break;
 		case OUTBOX_DEAD:
-			refuse(relay, entry, report->name, report->text ? report->text : report->name);
+			relay_refuse(relay, entry, report->name, text);
 			break;
 		case OUTBOX_TOPIC:
-			entry->state = OUTBOX_ENTRY_QUEUED;
-			topic_trouble(relay, entry->message, report->name,
-						  report->text ? report->text : report->name);
-			window->unsent = Min(window->unsent, seq);
+			outbox_entry_queue(entry);
+			strlcpy(error.name, report->name, sizeof(error.name));
+			strlcpy(error.text, text, sizeof(error.text));
+			relay_topic_trouble(relay, entry->topic, OUTBOX_TOPIC_MISSING, &error);
 			break;
 		case OUTBOX_SUSPECT:
-			entry->suspect = true;
-			relay->careful_until = Max(relay->careful_until, seq + 1);
-			/* FALLTHROUGH */
+			outbox_entry_suspect(entry);
+			outbox_entry_queue(entry);
+			break;
 		default:
-			entry->state = OUTBOX_ENTRY_QUEUED;
-			window->unsent = Min(window->unsent, seq);
+			outbox_entry_queue(entry);
 			break;
 	}
 }
@@ -171,118 +156,115 @@ relay_collect(Relay *relay)
 		return;
 	do
 	{
+		TimestampTz now;
+
 		n = relay->transport->poll(relay->client, reports, REPORTS_AT_ONCE);
+		now = n > 0 ? GetCurrentTimestamp() : 0;
 		for (int i = 0; i < n; i++)
-			take_report(relay, &reports[i]);
+			take_report(relay, &reports[i], now);
 		CHECK_FOR_INTERRUPTS();
 	} while (n == REPORTS_AT_ONCE);
 }
 
-/* Send what is queued, in order, as far as the client takes it. */
-void
+/* May an entry be sent by what standbys have?  Asked once a batch. */
+static bool
+is_replicated(const OutboxEntry *entry, const OutboxBatch **last)
+{
+	if (*last != entry->message->batch)
+	{
+		if (!outbox_lsn_replicated(entry->message->batch->lsn))
+			return false;
+		*last = entry->message->batch;
+	}
+	return true;
+}
+
+/* Hand over one entry; true when those behind it may be sent too. */
+static bool
+send_entry(Relay *relay, OutboxEntry *entry)
+{
+	OutboxError error = {0};
+	OutboxTopic *topic = entry->topic;
+
+	switch (outbox_entry_send(entry, relay->transport, relay->client, &error))
+	{
+		case OUTBOX_OK:
+			return true;
+		case OUTBOX_DEAD:
+			relay_refuse(relay, entry, error.name, error.text);
+			return false;
+		case OUTBOX_TOPIC:
+			relay_topic_trouble(relay, topic, OUTBOX_TOPIC_MISSING, &error);
+			return false;
+		default:
+			return false;		/* full, or the client has failed */
+	}
+}
+
+/*
+ * Send what a stream has queued, in order, as far as the client takes it.  A
+ * refused entry stops it: nothing of its key goes before it is kept.
+ */
+static void
+send_stream(Relay *relay, OutboxStream *stream)
+{
+	OutboxWindow *window = stream->window;
+	const OutboxBatch *batch = NULL;
+	bool		passing = true;	/* all so far is sent or done */
+	uint64		end = window->next;
+
+	stream->waits_for_standby = false;
+	for (uint64 seq = window->unsent; seq < end; seq++)
+	{
+		OutboxEntry *entry;
+
+		/* a topic that just left took entries away */
+		if (seq < window->first)
+			continue;
+		entry = outbox_window_entry(window, seq);
+		if (passing)
+			window->unsent = seq;
+		if (entry == NULL || entry->state == OUTBOX_ENTRY_SENT ||
+			entry->state == OUTBOX_ENTRY_DONE)
+			continue;
+		if (entry->state == OUTBOX_ENTRY_REFUSED ||
+			entry->topic->state != OUTBOX_TOPIC_FINE)
+			return;
+		if (relay->careful && entry->topic->in_flight > 0)
+		{
+			/* others may go meanwhile, within reason */
+			end = Min(end, window->unsent + CAREFUL_LOOK);
+			passing = false;
+			continue;
+		}
+		if (!is_replicated(entry, &batch))
+		{
+			stream->waits_for_standby = true;
+			return;
+		}
+		if (!send_entry(relay, entry) && entry->window == window)
+			return;
+	}
+	if (passing)
+		window->unsent = Max(end, window->first);
+}
+
+/* Send what is queued; true when something waits for standbys. */
+bool
 relay_send(Relay *relay)
 {
-	OutboxWindow *window = relay->window;
-	OutboxError error = {0};
-	bool		skipped = false;
-	uint64		seq;
-
-	for (seq = window->unsent; seq < window->next; seq++)
-	{
-		OutboxEntry *entry = outbox_window_entry(window, seq);
-		OutboxFailure failure;
-
-		if (entry->state == OUTBOX_ENTRY_REFUSED)
-			break;				/* nothing of its key goes before it is kept */
-		if (entry->state != OUTBOX_ENTRY_QUEUED)
-			continue;
-		if (relay->troubles != NIL && find_trouble(relay, entry->message->topic))
-		{
-			if (!skipped)
-				window->unsent = seq;
-			skipped = true;
-			continue;
-		}
-		if (relay->careful && window->in_flight > 0)
-			break;
-		failure = outbox_window_send(window, seq, relay->transport, relay->client, &error);
-		if (failure == OUTBOX_OK)
-			continue;
-		if (failure == OUTBOX_DEAD)
-			refuse(relay, entry, error.name, error.text);
-		else if (failure == OUTBOX_TOPIC)
-			topic_trouble(relay, entry->message, error.name, error.text);
-		break;
-	}
-	if (!skipped)
-		window->unsent = seq;
-}
-
-/* Keep refused messages as dead letters. */
-void
-relay_handle_refused(Relay *relay)
-{
-	OutboxWindow *window = relay->window;
-
-	for (uint64 seq = window->first; seq < window->next; seq++)
-	{
-		OutboxEntry *entry = outbox_window_entry(window, seq);
-
-		if (entry->state != OUTBOX_ENTRY_REFUSED)
-			continue;
-		outbox_dead_letter(relay->server->name_local, entry->message,
-						   entry->error, entry->reason, Max(entry->attempts, 1));
-		entry->state = OUTBOX_ENTRY_DONE;
-		pg_atomic_fetch_add_u64(&relay->slot->dead, 1);
-	}
-}
-
-/* A topic waited long enough: its messages become dead letters. */
-static void
-give_up_topic(Relay *relay, OutboxTopicTrouble *trouble)
-{
-	OutboxWindow *window = relay->window;
-
-	for (uint64 seq = window->first; seq < window->next; seq++)
-	{
-		OutboxEntry *entry = outbox_window_entry(window, seq);
-
-		if (entry->state == OUTBOX_ENTRY_QUEUED &&
-			strcmp(entry->message->topic, trouble->topic) == 0)
-			refuse(relay, entry, trouble->error.name, trouble->error.text);
-	}
-}
-
-/* Ask again for topics in trouble; resume what is there, give up in time. */
-void
-relay_probe_topics(Relay *relay)
-{
+	bool		waits;
 	ListCell   *lc;
 
-	if (relay->client == NULL)
-		return;
-	foreach(lc, relay->troubles)
+	send_stream(relay, &relay->main);
+	waits = relay->main.waits_for_standby;
+	/* a topic that leaves main meanwhile is added at the end */
+	foreach(lc, relay->lagging)
 	{
-		OutboxTopicTrouble *trouble = lfirst(lc);
-		int64		timeout = relay->server->core.topic_timeout;
-		OutboxFailure failure;
-
-		if (relay_ms_since(trouble->probed) < PROBE_EVERY_MS)
-			continue;
-		failure = relay->transport->probe_topic(relay->client, trouble->topic, &trouble->error);
-		if (failure == OUTBOX_RETRY)
-			continue;
-		INSTR_TIME_SET_CURRENT(trouble->probed);
-		if (failure == OUTBOX_OK)
-		{
-			relay->window->unsent = relay->window->first;
-			relay->troubles = foreach_delete_current(relay->troubles, lc);
-			continue;
-		}
-		if (relay->server->core.on_error == OUTBOX_ON_ERROR_DEAD_LETTER &&
-			timeout != OUTBOX_FOR_EVER && relay_ms_since(trouble->since) >= timeout)
-			give_up_topic(relay, trouble);
+		send_stream(relay, lfirst(lc));
+		waits = waits || ((OutboxStream *) lfirst(lc))->waits_for_standby;
 	}
+	return waits;
 }
 
 /* Have all reports, within bounds. */
@@ -292,20 +274,22 @@ drain(Relay *relay, long timeout_ms)
 	instr_time	start;
 
 	INSTR_TIME_SET_CURRENT(start);
-	while (relay->window->in_flight > 0 && relay_ms_since(start) < timeout_ms)
+	relay_collect(relay);
+	while (relay->windows->in_flight > 0 && relay_ms_since(start) < timeout_ms)
 	{
 		(void) WaitLatchOrSocket(MyLatch,
 								 WL_LATCH_SET | WL_SOCKET_READABLE | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
 								 relay->transport->event_fd(relay->client), 50,
-								 PG_WAIT_EXTENSION);
+								 outbox_wait_event("OutboxRelayDrain"));
 		ResetLatch(MyLatch);
 		relay_collect(relay);
 	}
 }
 
 /*
- * Close the client.  With drain, what is in flight is waited for, so that
- * nothing is sent twice; else it is given back and sent again later.
+ * Close the client.  With wait, all that it has is waited for, so that nothing
+ * is sent twice; else only what is on its way, not for long.  What is without an
+ * answer then is sent again later.
  */
 void
 relay_client_close(Relay *relay, bool wait)
@@ -319,8 +303,10 @@ relay_client_close(Relay *relay, bool wait)
 	}
 	else
 	{
-		relay->transport->purge(relay->client, true);
+		relay->transport->purge(relay->client, false);
 		drain(relay, GIVE_UP_TIMEOUT_MS);
+		relay->transport->purge(relay->client, true);
+		drain(relay, PURGE_TIMEOUT_MS);
 	}
 	relay_drop_wait_set(relay);
 	if (!relay->transport->close(relay->client, CLOSE_TIMEOUT_MS))
@@ -329,19 +315,70 @@ relay_client_close(Relay *relay, bool wait)
 				 errmsg("the client library of server \"%s\" could not be stopped in time",
 						relay->server->name_local)));
 	relay->client = NULL;
-	outbox_window_rewind(relay->window);
+	relay->connected = false;
+	outbox_window_rewind(relay->main.window);
+	for (int i = 0; i < list_length(relay->lagging); i++)
+		outbox_window_rewind(((OutboxStream *) list_nth(relay->lagging, i))->window);
+}
+
+static void
+clear_suspicions(OutboxWindow *window)
+{
+	for (uint64 seq = window->first; seq < window->next; seq++)
+		if (outbox_window_entry(window, seq) != NULL)
+			outbox_entry_clear(outbox_window_entry(window, seq));
+}
+
+/*
+ * After a failure: are there too many suspects to be sent one by one?  Then
+ * they go in small batches, once; what is refused then is few.
+ */
+static void
+narrow(Relay *relay, bool was_careful)
+{
+	ListCell   *lc;
+
+	if (was_careful || relay->small_batches || relay->windows->suspects <= MANY_SUSPECTS)
+	{
+		relay->narrowing = 0;
+		return;
+	}
+	relay->narrowing = relay->windows->suspects;
+	clear_suspicions(relay->main.window);
+	foreach(lc, relay->lagging)
+		clear_suspicions(((OutboxStream *) lfirst(lc))->window);
+}
+
+/* The state to show while there is a client. */
+static OutboxRelayState
+state_with_client(Relay *relay, const OutboxTransportStatus *status)
+{
+	ListCell   *lc;
+
+	if (!status->connected)
+		return status->error.failure == OUTBOX_CONFIG ? OUTBOX_STATE_ERROR :
+			status->nerrors > 0 ? OUTBOX_STATE_RETRYING : OUTBOX_STATE_STARTING;
+	if (relay->main.waits_for_standby)
+		return OUTBOX_STATE_WAITING_FOR_STANDBY;
+	if (relay->server->core.on_error == OUTBOX_ON_ERROR_BLOCK)
+		foreach(lc, relay->lagging)
+			if (((OutboxStream *) lfirst(lc))->topic->state != OUTBOX_TOPIC_FINE)
+				return OUTBOX_STATE_BLOCKED;
+	return OUTBOX_STATE_RUNNING;
 }
 
 /*
  * Look at the client's state: give it up when it failed, change between
- * careful and normal mode.  False when there is no client now.
+ * careful and normal.
  */
-bool
+void
 relay_client_check(Relay *relay)
 {
 	OutboxTransportStatus status;
+	bool		was_careful = relay->careful;
 
 	relay->transport->status(relay->client, &status);
+	relay->connected = status.connected;
 	if (status.nerrors != relay->errors_seen)
 	{
 		relay->errors_seen = status.nerrors;
@@ -350,23 +387,18 @@ relay_client_check(Relay *relay)
 	if (status.failed)
 	{
 		relay_client_close(relay, false);
-		relay->careful = relay->careful_until > relay->window->first;
-		if (!relay->careful)
+		narrow(relay, was_careful);
+		if (was_careful || (relay->windows->suspects == 0 && relay->narrowing == 0))
 			back_off(relay);
 		relay_set_state(relay, status.error.failure == OUTBOX_CONFIG ?
 						OUTBOX_STATE_ERROR : OUTBOX_STATE_RETRYING);
-		return false;
+		return;
 	}
-	if (relay->careful && relay->window->first >= relay->careful_until)
+	if (relay->careful != (relay->windows->suspects > 0) ||
+		(relay->small_batches && relay->narrowing == 0))
 	{
 		relay_client_close(relay, true);
-		relay->careful = false;
-		return false;
+		return;
 	}
-	relay_set_state(relay,
-					!status.connected ?
-					(status.error.failure == OUTBOX_CONFIG ? OUTBOX_STATE_ERROR : OUTBOX_STATE_RETRYING) :
-					relay->troubles != NIL && relay->server->core.on_error == OUTBOX_ON_ERROR_BLOCK ?
-					OUTBOX_STATE_BLOCKED : OUTBOX_STATE_RUNNING);
-	return true;
+	relay_set_state(relay, state_with_client(relay, &status));
 }

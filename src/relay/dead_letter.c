@@ -34,10 +34,20 @@ wire_text(const char *data, int len)
 	return PointerGetDatum(cstring_to_text_with_len(local, local == data ? len : (int) strlen(local)));
 }
 
-/* Keep a message as a dead letter; commits. */
+static MemoryContext outer_context;
+
 void
-outbox_dead_letter(const char *server, const OutboxMessage *m,
-				   const char *error, const char *reason, int attempts)
+outbox_dead_letters_begin(void)
+{
+	outer_context = CurrentMemoryContext;
+	StartTransactionCommand();
+	PushActiveSnapshot(GetTransactionSnapshot());
+	SPI_connect();
+}
+
+void
+outbox_dead_letters_add(const char *server, const OutboxMessage *m,
+						const char *error, const char *reason, int attempts)
 {
 	Oid			types[NARGS] = {
 		TEXTOID, INT8OID, TEXTOID, TEXTOID, TEXTOID, INT4OID, JSONBOID,
@@ -46,10 +56,7 @@ outbox_dead_letter(const char *server, const OutboxMessage *m,
 	Datum		args[NARGS];
 	char		nulls[NARGS + 1] = "             ";
 	char		uuid[37];
-	MemoryContext caller = CurrentMemoryContext;
 
-	StartTransactionCommand();
-	PushActiveSnapshot(GetTransactionSnapshot());
 	outbox_message_uuid(m->epoch, m->id, uuid);
 	args[0] = CStringGetTextDatum(server);
 	args[1] = Int64GetDatum((int64) m->id);
@@ -76,18 +83,21 @@ outbox_dead_letter(const char *server, const OutboxMessage *m,
 	args[10] = CStringGetTextDatum(error);
 	args[11] = CStringGetTextDatum(reason);
 	args[12] = Int32GetDatum(attempts);
-
-	SPI_connect();
 	if (SPI_execute_with_args("INSERT INTO outbox.dead_letter (server, id, message_id, topic, key,"
 							  " partition, headers, payload, kind, published, error, reason, attempts)"
 							  " VALUES ($1::name, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)"
 							  " ON CONFLICT (server, id) DO NOTHING",
 							  NARGS, types, args, nulls, false, 0) != SPI_OK_INSERT)
 		elog(ERROR, "could not insert a dead letter");
+}
+
+void
+outbox_dead_letters_commit(void)
+{
 	SPI_finish();
 	PopActiveSnapshot();
 	ForceSyncCommit();
 	CommitTransactionCommand();
-	MemoryContextSwitchTo(caller);
+	MemoryContextSwitchTo(outer_context);
 	OUTBOX_FAULT("dead-letter-committed");
 }

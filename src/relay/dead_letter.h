@@ -12,8 +12,13 @@
 
 #include "log/reader.h"
 
-/* Keep a message as a dead letter; commits.  A second time is harmless. */
-extern void outbox_dead_letter(const char *server, const OutboxMessage *message,
-							   const char *error, const char *reason, int attempts);
+/*
+ * Keep messages as dead letters, in one transaction.  One that is there already
+ * stays as it is.
+ */
+extern void outbox_dead_letters_begin(void);
+extern void outbox_dead_letters_add(const char *server, const OutboxMessage *message,
+									const char *error, const char *reason, int attempts);
+extern void outbox_dead_letters_commit(void);
 
 #endif							/* OUTBOX_DEAD_LETTER_H */

@@ -5,18 +5,17 @@
  *
  * The loop: begin a round when the last batch is read; fetch a piece of it
  * when the window has room; send; take answers; keep what was refused; store
- * the position; sleep until a commit, the client library or a timeout wakes
- * it.  Reading and storing are short transactions.  While it waits for a
- * broker it holds no transaction, snapshot or lock but the one that makes it
- * the only relay of its server.
+ * positions; sleep until a commit, the client library or a timeout wakes it.
+ * Reading and storing are short transactions.  While it waits for a broker it
+ * holds no transaction, snapshot or lock but the one that makes it the only
+ * relay of its server.
  *
  * Nothing is sent before its WAL is flushed here (by the reader) and, with
  * synchronous standbys, there: what the database could still forget must not
  * be known outside.
  *
- * The position that is stored lies before the oldest message without an
- * answer.  So a crash at any moment sends the window again, at most, and loses
- * nothing.  A clean stop waits for answers first.
+ * Its parts: client.c sends and takes answers, refused.c keeps dead letters,
+ * lagging.c delivers topics in trouble on their own, stored.c keeps positions.
  *
  * Copyright (c) 2026, pg_outbox contributors
  *
@@ -29,7 +28,6 @@
 #include "compat.h"
 #include "fault.h"
 #include "guc.h"
-#include "log/position.h"
 #include "miscadmin.h"
 #include "pgstat.h"
 #include "postmaster/bgworker.h"
@@ -41,21 +39,23 @@
 #include "storage/proc.h"
 #include "utils/inval.h"
 #include "utils/memutils.h"
-#include "utils/snapmgr.h"
 #include "utils/syscache.h"
 
 #define FETCH_MESSAGES		4096
-#define FETCH_BYTES			(1024 * 1024)
+#define MAX_ENTRIES			131072	/* in the main window */
 #define POSITION_EVERY_MS	100
 #define STANDBY_POLL_MS		5
 #define BUSY_WAIT_MS		100
 #define PAUSED_WAIT_MS		1000
 #define ERROR_PAUSE_MS		1000
+#define STOP_STANDBY_MS		2000
+#define EXIT_CLOSE_MS		2000
 #define SERVER_LOCK			1	/* objsubid of the lock on the server */
 
 PGDLLEXPORT void outbox_relay_main(Datum main_arg);
 
 static OutboxRelaySlot *my_slot = NULL;
+static Relay *my_relay = NULL;
 
 long
 relay_ms_since(instr_time since)
@@ -90,9 +90,15 @@ relay_set_error(Relay *relay, const char *text, const char *hint)
 			 hint[0] != '\0' ? errhint("%s", hint) : 0));
 }
 
+/*
+ * However the process ends: the client library's threads must be gone before
+ * it does, or they would run into what is torn down around them.
+ */
 static void
 relay_exit(int code, Datum arg)
 {
+	if (my_relay != NULL && my_relay->client != NULL)
+		(void) my_relay->transport->close(my_relay->client, EXIT_CLOSE_MS);
 	LWLockAcquire(&outbox_shared->lock, LW_EXCLUSIVE);
 	my_slot->proc = NULL;
 	my_slot->pid = 0;
@@ -129,130 +135,115 @@ load_server(Relay *relay)
 	pg_atomic_write_u32(&relay->slot->reload, 0);
 	StartTransactionCommand();
 	server = registry_load_server(relay->serverid, context);
-	if (server != NULL && server->problem == NULL && relay->transport == NULL)
-		relay->transport = registry_load_transport(server->library);
+	if (server != NULL)
+		router_set_patterns(relay->router, server, context);
 	CommitTransactionCommand();
 	MemoryContextSwitchTo(relay->context);
 	if (server == NULL)
 		return false;
 	if (relay->server != NULL && relay->server->client_hash != server->client_hash)
-	{
 		relay_client_close(relay, true);
-		relay->back_off_ms = 0;
-	}
+	relay->back_off_ms = 0;
 	if (relay->server_context != NULL)
 		MemoryContextDelete(relay->server_context);
 	relay->server_context = context;
 	relay->server = server;
-	router_set_patterns(relay->router, server->core.patterns);
 	if (server->problem != NULL)
 		relay_set_error(relay, server->problem, "See ALTER SERVER.");
+	lagging_probe(relay, true);
 	return true;
 }
 
-/* Does this server get a message? */
+/* Have the client library; an error is shown and tried again by the loop. */
+static void
+load_transport(Relay *relay)
+{
+	if (relay->transport != NULL)
+		return;
+	StartTransactionCommand();
+	relay->transport = registry_load_transport(relay->server->library);
+	CommitTransactionCommand();
+	MemoryContextSwitchTo(relay->context);
+	relay->windows->record_overhead = relay->transport->record_overhead;
+	relay->windows->header_overhead = relay->transport->header_overhead;
+	ereport(LOG,
+			(errmsg("pg_outbox server \"%s\" uses %s client library %s",
+					relay->server->name_local, relay->transport->name,
+					relay->transport->version())));
+}
+
+/* Does this stream get a message? */
 static bool
 wanted(void *arg, const char *topic, int topic_len, const char *target, uint64 id)
 {
-	Relay	   *relay = arg;
+	OutboxStream *stream = arg;
+	Relay	   *relay = stream->relay;
 
-	if (target != NULL)
-		return strcmp(target, relay->server->name) == 0;
-	return router_wants(relay->router, topic, topic_len);
-}
-
-/* Wait until standbys have what a batch saw; false when asked to stop. */
-static bool
-wait_for_standbys(Relay *relay, XLogRecPtr lsn)
-{
-	while (!outbox_lsn_replicated(lsn))
+	if (target != NULL && strcmp(target, relay->server->name) != 0)
+		return false;
+	if (target == NULL && !router_wants(relay->router, topic, topic_len))
 	{
-		relay_set_state(relay, OUTBOX_STATE_WAITING_FOR_STANDBY);
-		outbox_worker_wait(STANDBY_POLL_MS, "OutboxRelayStandby");
-		outbox_worker_reload();
-		relay_collect(relay);
-		if (must_stop(relay))
-			return false;
+		if (stream == &relay->main && router_is_unrouted(relay->router, topic, topic_len))
+			pg_atomic_fetch_add_u64(&relay->db->unrouted, 1);
+		return false;
 	}
-	return true;
+	if (relay->lagging == NIL)
+		return true;
+	else
+	{
+		OutboxTopic *known = topics_find(relay->windows->topics, topic, topic_len);
+
+		/* each message belongs to one stream */
+		return stream->topic == NULL ? known == NULL || known->stream == NULL :
+			known == stream->topic;
+	}
 }
 
-/* Read what is new into the window, as far as there is room. */
-static void
+/* Read a piece of a stream's batch into its window. */
+void
+relay_stream_read(OutboxStream *stream, Size max_bytes)
+{
+	Relay	   *relay = stream->relay;
+
+	Assert(relay->nfetched == 0);
+	outbox_reader_fetch(stream->reader, relay->windows->context, relay->fetched,
+						&relay->nfetched, FETCH_MESSAGES, max_bytes, wanted, stream);
+	for (int i = 0; i < relay->nfetched; i++)
+		outbox_window_add(stream->window, relay->fetched[i],
+						  relay_is_acked(relay, relay->fetched[i]->id));
+	relay->nfetched = 0;
+}
+
+/* Has the main window room for another piece? */
+static bool
+has_room(Relay *relay)
+{
+	OutboxWindow *window = relay->main.window;
+	Size		budget = (Size) outbox_relay_memory * 1024;
+	Size		reserved = lagging_reserved(relay);
+
+	/* something is always left for it, and a large message goes alone */
+	budget = Max(budget - Min(reserved, budget), budget / 16);
+	return (window->bytes == 0 || window->bytes + FETCH_BYTES <= budget) &&
+		window->next - window->first <= MAX_ENTRIES - FETCH_MESSAGES;
+}
+
+/* Read what is new, as far as there is room; true when there is more. */
+static bool
 read_log(Relay *relay)
 {
-	OutboxWindow *window = relay->window;
-	Size		budget = (Size) outbox_relay_memory * 1024;
-	bool		done = false;
-	int			n;
+	OutboxReader *reader = relay->main.reader;
+	bool		more = lagging_read(relay);
 
-	relay->caught_up = false;
-	if (outbox_reader_batch(relay->reader) == NULL &&
-		!outbox_reader_begin(relay->reader, NULL))
-	{
-		relay->caught_up = true;
-		relay->caught_up_count = outbox_reader_publish_count(relay->reader);
-		return;
-	}
-	if (outbox_window_bytes(window) + FETCH_BYTES > budget ||
-		outbox_window_room(window) < FETCH_MESSAGES)
-		return;
-	n = outbox_reader_fetch(relay->reader, window->context, relay->fetched,
-							FETCH_MESSAGES, FETCH_BYTES, wanted, relay, &done);
-	for (int i = 0; i < n; i++)
-		outbox_window_add(window, relay->fetched[i]);
-}
-
-/* Everything read so far must be on the standbys before it is sent. */
-static bool
-may_send(Relay *relay)
-{
-	OutboxWindow *window = relay->window;
-
-	if (window->unsent >= window->next)
-		return true;
-	return wait_for_standbys(relay,
-							 outbox_window_entry(window, window->next - 1)->message->batch->lsn);
-}
-
-/* Store the position, when it moved and it is time. */
-static void
-store_position(Relay *relay, bool now)
-{
-	OutboxPosition pos;
-	OutboxWindow *window = relay->window;
-	MemoryContext scratch;
-	MemoryContext old;
-
-	if (!now && relay_ms_since(relay->stored_at) < POSITION_EVERY_MS)
-		return;
-	scratch = AllocSetContextCreate(relay->context, "pg_outbox position",
-									ALLOCSET_SMALL_SIZES);
-	old = MemoryContextSwitchTo(scratch);
-	if (window->first < window->next)
-		outbox_position_before(outbox_window_entry(window, window->first)->message, &pos);
+	lagging_rejoin(relay);
+	if (outbox_reader_batch(reader) == NULL &&
+		(lagging_hold_main(relay) || !outbox_reader_begin(reader)))
+		return more;
+	if (has_room(relay))
+		relay_stream_read(&relay->main, FETCH_BYTES);
 	else
-		outbox_reader_position(relay->reader, &pos);
-	if (pos.cursor != relay->stored_cursor || pos.low != relay->stored_low ||
-		pos.s2->xmax != relay->stored_xmax)
-	{
-		OUTBOX_FAULT("relay-before-position");
-		StartTransactionCommand();
-		MemoryContextSwitchTo(scratch);
-		PushActiveSnapshot(GetTransactionSnapshot());
-		outbox_position_store(relay->serverid, relay->server->name_local, &pos,
-							  relay->position_n + 1);
-		PopActiveSnapshot();
-		CommitTransactionCommand();
-		relay->position_n++;
-		relay->stored_cursor = pos.cursor;
-		relay->stored_low = pos.low;
-		relay->stored_xmax = pos.s2->xmax;
-		pg_atomic_write_u64(&relay->slot->done_id, pos.low);
-	}
-	INSTR_TIME_SET_CURRENT(relay->stored_at);
-	MemoryContextSwitchTo(old);
-	MemoryContextDelete(scratch);
+		lagging_find_stalled(relay);
+	return more || (outbox_reader_batch(reader) != NULL && has_room(relay));
 }
 
 /* Show how things stand. */
@@ -260,27 +251,42 @@ static void
 publish_figures(Relay *relay)
 {
 	OutboxRelaySlot *slot = relay->slot;
-	OutboxWindow *window = relay->window;
+	OutboxStream *stream = &relay->main;
+	ListCell   *lc = list_head(relay->lagging);
 	TimestampTz oldest = 0;
+	uint64		confirmed = PG_UINT64_MAX;
+	uint64		done_id = PG_UINT64_MAX;
 
-	if (window->first < window->next)
+	for (;;)
 	{
-		const OutboxMessage *first = outbox_window_entry(window, window->first)->message;
+		OutboxWindow *window = stream->window;
 
-		oldest = first->published;
-		pg_atomic_write_u64(&slot->confirmed_count, first->batch->s1_count);
+		if (outbox_window_is_empty(window))
+		{
+			confirmed = Min(confirmed, outbox_reader_confirmed(stream->reader));
+			done_id = Min(done_id, outbox_reader_next_id(stream->reader));
+		}
+		else
+		{
+			const OutboxMessage *first = outbox_window_entry(window, window->first)->message;
+
+			confirmed = Min(confirmed, first->batch->s1_count);
+			done_id = Min(done_id, first->id);
+			if (oldest == 0 || first->published < oldest)
+				oldest = first->published;
+		}
+		if (lc == NULL)
+			break;
+		stream = lfirst(lc);
+		lc = lnext(relay->lagging, lc);
 	}
-	else if (outbox_reader_batch(relay->reader) != NULL)
-		pg_atomic_write_u64(&slot->confirmed_count,
-							outbox_reader_batch(relay->reader)->s1_count);
-	else
-		pg_atomic_write_u64(&slot->confirmed_count,
-							outbox_reader_publish_count(relay->reader));
-	pg_atomic_write_u64(&slot->in_flight, window->next - window->first);
-	pg_atomic_write_u64(&slot->memory, outbox_window_bytes(window));
+	pg_atomic_write_u64(&slot->confirmed_count, confirmed);
+	pg_atomic_write_u64(&slot->done_id, done_id);
+	pg_atomic_write_u64(&slot->in_flight, relay->windows->in_flight);
+	pg_atomic_write_u64(&slot->memory, relay->windows->bytes);
 	SpinLockAcquire(&slot->mutex);
 	slot->oldest_unacked = oldest;
-	slot->lagging = list_length(relay->troubles);
+	slot->lagging = list_length(relay->lagging);
 	SpinLockRelease(&slot->mutex);
 }
 
@@ -313,53 +319,81 @@ relay_sleep(Relay *relay, long ms)
 	CHECK_FOR_INTERRUPTS();
 }
 
+/* Take answers and keep what follows from them. */
+static void
+take_answers(Relay *relay)
+{
+	relay_collect(relay);
+	relay_keep_refused(relay);
+	outbox_window_pop(relay->main.window);
+}
+
+/* Positions are stored every so often; true when one is still to be. */
+static bool
+store_in_time(Relay *relay)
+{
+	if (relay_ms_since(relay->stored_at) < POSITION_EVERY_MS)
+		return true;
+	INSTR_TIME_SET_CURRENT(relay->stored_at);
+	return !relay_positions_store(relay, false);
+}
+
+/* Paused: only what is in flight matters. */
+static long
+paused_turn(Relay *relay)
+{
+	take_answers(relay);
+	(void) store_in_time(relay);
+	publish_figures(relay);
+	relay_set_state(relay, OUTBOX_STATE_PAUSED);
+	return relay->windows->in_flight > 0 ? BUSY_WAIT_MS : PAUSED_WAIT_MS;
+}
+
 /* One turn of the loop; how long it may sleep afterwards, in ms. */
 static long
 relay_turn(Relay *relay)
 {
-	OutboxWindow *window = relay->window;
+	bool		more;
+	bool		to_store;
+	bool		waits_for_standby = false;
+	uint64		sent_before;
 
-	if (relay->server->problem != NULL || relay->transport == NULL)
+	if (relay->server->problem != NULL)
 	{
 		relay_set_state(relay, OUTBOX_STATE_ERROR);
 		return PAUSED_WAIT_MS;
 	}
 	if (relay->server->core.paused)
-	{
-		relay_collect(relay);
-		relay_handle_refused(relay);
-		outbox_window_pop(window);
-		store_position(relay, false);
-		publish_figures(relay);
-		relay_set_state(relay, OUTBOX_STATE_PAUSED);
-		return window->in_flight > 0 ? BUSY_WAIT_MS : PAUSED_WAIT_MS;
-	}
-	read_log(relay);
-	if (!may_send(relay))
-		return 0;
+		return paused_turn(relay);
+	load_transport(relay);
+	more = read_log(relay);
 	if (relay_client_ensure(relay))
 	{
-		relay_send(relay);
+		relay_keep_refused(relay);
+		sent_before = relay->windows->in_flight;
+		waits_for_standby = relay_send(relay);
 		OUTBOX_FAULT("relay-after-send");
-		relay_collect(relay);
-		relay_handle_refused(relay);
-		relay_probe_topics(relay);
-		outbox_window_pop(window);
-		if (relay_client_check(relay) && window->unsent < window->next &&
-			window->in_flight == 0 && relay->troubles == NIL)
-			return 1;
+		take_answers(relay);
+		/* room was made: go on at once */
+		if (relay->windows->in_flight < sent_before)
+			more = true;
+		lagging_probe(relay, false);
+		relay_client_check(relay);
+		if (relay->client == NULL && relay->back_off_ms == 0)
+			more = true;
 	}
-	store_position(relay, false);
+	to_store = store_in_time(relay);
 	publish_figures(relay);
-	if (outbox_reader_batch(relay->reader) != NULL &&
-		outbox_window_bytes(window) + FETCH_BYTES <= (Size) outbox_relay_memory * 1024 &&
-		outbox_window_room(window) >= FETCH_MESSAGES)
-		return 0;				/* more to read */
-	if (relay->client == NULL || window->first < window->next ||
-		relay->stored_low < pg_atomic_read_u64(&relay->slot->done_id))
+	if (more)
+		return 0;
+	if (waits_for_standby)
+		return STANDBY_POLL_MS;
+	if (relay->client == NULL || relay->windows->in_flight > 0 ||
+		lagging_is_active(relay) || !outbox_window_is_empty(relay->main.window) ||
+		outbox_reader_batch(relay->main.reader) != NULL)
 		return BUSY_WAIT_MS;
 	/* idle, but for a position that is not stored yet */
-	return relay_ms_since(relay->stored_at) < POSITION_EVERY_MS ? POSITION_EVERY_MS : outbox_poll_interval;
+	return to_store ? POSITION_EVERY_MS : outbox_poll_interval;
 }
 
 /* Be the only relay of this server; false when asked to stop meanwhile. */
@@ -380,7 +414,7 @@ lock_server(Relay *relay)
 
 /* Set up what lives as long as the relay. */
 static Relay *
-create_relay(void)
+create_relay(OutboxDb *db)
 {
 	MemoryContext context = AllocSetContextCreate(TopMemoryContext, "pg_outbox relay",
 												  ALLOCSET_DEFAULT_SIZES);
@@ -389,34 +423,45 @@ create_relay(void)
 	relay->context = context;
 	relay->slot = my_slot;
 	relay->extoid = my_slot->extoid;
+	relay->db = db;
 	relay->serverid = my_slot->serverid;
 	relay->router = router_create(context);
-	relay->window = outbox_window_create(context);
+	relay->windows = outbox_windows_create(context);
+	relay->main.relay = relay;
+	relay->main.context = context;
+	relay->main.window = outbox_window_create(relay->windows, context);
 	relay->fetched = MemoryContextAlloc(context, FETCH_MESSAGES * sizeof(OutboxMessage *));
 	INSTR_TIME_SET_CURRENT(relay->stored_at);
 	MemoryContextSwitchTo(context);
 	return relay;
 }
 
-/* Go on from the stored position; false when there is none. */
-static bool
-start_reading(Relay *relay)
+/*
+ * After an error in a turn, which was a transaction of ours that failed (a full
+ * disk, a lock): show it.  The loop goes on from memory; what was fetched and
+ * is in no window yet will be read again.
+ */
+static void
+recover(Relay *relay)
 {
-	OutboxPosition pos;
+	ErrorData  *edata;
 
-	if (!outbox_position_load(relay->serverid, &pos, &relay->position_n))
-		return false;
-	relay->reader = outbox_reader_create(relay->context, relay->extoid, &pos);
-	relay->stored_cursor = pos.cursor;
-	relay->stored_low = pos.low;
-	relay->stored_xmax = pos.s2->xmax;
-	return true;
+	HOLD_INTERRUPTS();
+	MemoryContextSwitchTo(relay->context);
+	edata = CopyErrorData();
+	FlushErrorState();
+	AbortCurrentTransaction();
+	MemoryContextSwitchTo(relay->context);
+	for (int i = 0; i < relay->nfetched; i++)
+		outbox_message_free(relay->fetched[i]);
+	relay->nfetched = 0;
+	relay_set_error(relay, edata->message, edata->hint ? edata->hint : "");
+	relay_set_state(relay, OUTBOX_STATE_ERROR);
+	FreeErrorData(edata);
+	RESUME_INTERRUPTS();
 }
 
-/*
- * Run the loop until asked to stop.  What raises in a turn is a transaction of
- * ours that failed (a full disk, a lock): show it, wait, go on from memory.
- */
+/* Run the loop until asked to stop. */
 static void
 relay_loop(Relay *relay)
 {
@@ -430,27 +475,23 @@ relay_loop(Relay *relay)
 		{
 			outbox_worker_reload();
 			AcceptInvalidationMessages();
+			if (relay->main.reader == NULL && !relay_positions_load(relay))
+				ereport(ERROR,
+						(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+						 errmsg("the server has no position in the log"),
+						 errhint("Drop the server and create it again.")));
 			if (pg_atomic_read_u32(&relay->slot->reload) != 0)
 				gone = !load_server(relay);
 			sleep_ms = gone ? 0 : relay_turn(relay);
 		}
 		PG_CATCH();
 		{
-			ErrorData  *edata;
-
-			MemoryContextSwitchTo(relay->context);
-			edata = CopyErrorData();
-			FlushErrorState();
-			AbortCurrentTransaction();
-			LWLockReleaseAll();
-			MemoryContextSwitchTo(relay->context);
-			relay_set_error(relay, edata->message, edata->hint ? edata->hint : "");
-			relay_set_state(relay, OUTBOX_STATE_ERROR);
-			FreeErrorData(edata);
+			recover(relay);
 		}
 		PG_END_TRY();
 		if (sleep_ms > 0)
 		{
+			pgstat_report_stat(false);
 			pgstat_report_activity(STATE_IDLE, NULL);
 			relay_sleep(relay, sleep_ms);
 		}
@@ -459,50 +500,67 @@ relay_loop(Relay *relay)
 	}
 }
 
+/* A clean stop: wait for what is in flight, then say how far we are. */
+static void
+finish(Relay *relay)
+{
+	instr_time	start;
+
+	if (relay->main.reader == NULL)
+		return;
+	relay_client_close(relay, true);
+	relay_keep_refused(relay);
+	INSTR_TIME_SET_CURRENT(start);
+	while (!relay_positions_store(relay, true) && relay_ms_since(start) < STOP_STANDBY_MS)
+	{
+		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
+						 STANDBY_POLL_MS, outbox_wait_event("OutboxRelayStandby"));
+		ResetLatch(MyLatch);
+	}
+}
+
+/* Take the slot that the keeper gave us; false when it is somebody else's. */
+static bool
+claim_slot(void)
+{
+	bool		mine = false;
+
+	LWLockAcquire(&outbox_shared->lock, LW_EXCLUSIVE);
+	if (my_slot->pid == 0 && my_slot->dboid == MyDatabaseId)
+	{
+		my_slot->pid = MyProcPid;
+		my_slot->proc = MyProc;
+		mine = true;
+	}
+	LWLockRelease(&outbox_shared->lock);
+	return mine;
+}
+
 void
 outbox_relay_main(Datum main_arg)
 {
-	Relay	   *relay;
+	OutboxDb   *db;
 
 	my_slot = &outbox_shared->relays[DatumGetInt32(main_arg)];
 	outbox_worker_begin();
 	BackgroundWorkerInitializeConnectionByOid(my_slot->dboid, InvalidOid, 0);
 	outbox_worker_settings();
-
-	LWLockAcquire(&outbox_shared->lock, LW_EXCLUSIVE);
-	if (my_slot->pid != 0 || my_slot->dboid != MyDatabaseId)
-	{
-		LWLockRelease(&outbox_shared->lock);
+	if (!claim_slot())
 		proc_exit(0);
-	}
-	my_slot->pid = MyProcPid;
-	my_slot->proc = MyProc;
-	LWLockRelease(&outbox_shared->lock);
 	before_shmem_exit(relay_exit, (Datum) 0);
 	CacheRegisterSyscacheCallback(FOREIGNSERVEROID, server_changed, (Datum) 0);
 	CacheRegisterSyscacheCallback(USERMAPPINGOID, server_changed, (Datum) 0);
 
-	relay = create_relay();
-	relay_set_state(relay, OUTBOX_STATE_STARTING);
-	if (!lock_server(relay) || !load_server(relay))
+	StartTransactionCommand();
+	db = outbox_db_get(my_slot->extoid);
+	CommitTransactionCommand();
+	my_relay = create_relay(db);
+	relay_set_state(my_relay, OUTBOX_STATE_STARTING);
+	if (!lock_server(my_relay) || !load_server(my_relay))
 		proc_exit(0);
-	if (!start_reading(relay))
-	{
-		relay_set_error(relay, "the server has no position in the log",
-						"Drop the server and create it again.");
-		relay_set_state(relay, OUTBOX_STATE_ERROR);
-		while (!must_stop(relay))
-			outbox_worker_wait(PAUSED_WAIT_MS, "OutboxRelayMain");
-		proc_exit(0);
-	}
 
-	relay_loop(relay);
-
-	/* a clean stop: wait for what is in flight, then say how far we are */
-	relay_client_close(relay, true);
-	relay_handle_refused(relay);
-	outbox_window_pop(relay->window);
-	store_position(relay, true);
-	relay_set_state(relay, outbox_enabled ? OUTBOX_STATE_STARTING : OUTBOX_STATE_DISABLED);
+	relay_loop(my_relay);
+	finish(my_relay);
+	relay_set_state(my_relay, outbox_enabled ? OUTBOX_STATE_STARTING : OUTBOX_STATE_DISABLED);
 	proc_exit(0);
 }

@@ -17,55 +17,112 @@
 #include "storage/latch.h"
 #include "transport/registry.h"
 
+struct Relay;
+
+/*
+ * A reader and what it has read.  The main stream has all topics but those
+ * that lag, which have a stream each (lagging.c).
+ */
+typedef struct OutboxStream
+{
+	struct Relay *relay;
+	MemoryContext context;
+	OutboxTopic *topic;			/* NULL: the main stream */
+	OutboxReader *reader;
+	OutboxWindow *window;
+	bool		waits_for_standby;	/* what is to be sent is not on them yet */
+	instr_time	held;			/* since when the main reader waits for us */
+	bool		holding;
+
+	/* the position as stored */
+	bool		stored;			/* there is a row */
+	uint64		stored_cursor;
+	uint64		stored_low;
+	uint64		stored_xmax;
+	int			stored_nxip;
+} OutboxStream;
+
+/* Ids that were acknowledged beyond the stored cursor, as ranges from .. to. */
+typedef struct OutboxAcked
+{
+	uint64	   *ranges;			/* pairs, sorted */
+	int			n;				/* of pairs */
+	uint64		left;			/* ids not met yet */
+} OutboxAcked;
+
 typedef struct Relay
 {
 	OutboxRelaySlot *slot;
+	OutboxDb   *db;
 	Oid			extoid;
 	Oid			serverid;
 	MemoryContext context;
 	MemoryContext server_context;
 	OutboxServer *server;
 	OutboxRouter *router;
-	OutboxReader *reader;
-	OutboxWindow *window;
-	OutboxMessage **fetched;	/* scratch for a fetch */
+	OutboxWindows *windows;
+	OutboxStream main;
+	List	   *lagging;		/* of OutboxStream */
+	List	   *rejoined;		/* names of topics whose rows are to be deleted
+								 * with the main stream's next position */
+	OutboxMessage **fetched;	/* of a fetch under way */
+	int			nfetched;
+	OutboxAcked acked;
 
 	/* the client */
 	const OutboxTransport *transport;
 	OutboxClient *client;
 	bool		careful;
-	uint64		careful_until;	/* sequence number behind the last suspect */
+	bool		small_batches;
+	uint64		narrowing;		/* messages still to go in small batches */
 	int			back_off_ms;
 	instr_time	retry_at;
 	uint64		errors_seen;
 	WaitEventSet *wait_set;
+	bool		connected;
 
-	/* topics that are missing or forbidden (of OutboxTopicTrouble) */
-	List	   *troubles;
-
-	/* the position as stored */
-	int64		position_n;
-	uint64		stored_cursor;
-	uint64		stored_low;
-	uint64		stored_xmax;
+	int64		position_n;		/* number of the position stored last */
 	instr_time	stored_at;
-	bool		caught_up;		/* nothing to read at the last look */
-	uint64		caught_up_count;
+	instr_time	stalls_looked;
 } Relay;
 
 /* client.c */
 extern bool relay_client_ensure(Relay *relay);
 extern void relay_client_close(Relay *relay, bool drain);
+extern void relay_client_check(Relay *relay);
 extern void relay_collect(Relay *relay);
-extern void relay_send(Relay *relay);
-extern void relay_handle_refused(Relay *relay);
-extern void relay_probe_topics(Relay *relay);
-extern bool relay_client_check(Relay *relay);
+extern bool relay_send(Relay *relay);
+
+/* refused.c */
+extern void relay_refuse(Relay *relay, OutboxEntry *entry, const char *name,
+						 const char *text);
+extern void relay_keep_refused(Relay *relay);
+
+/* lagging.c */
+extern void relay_topic_trouble(Relay *relay, OutboxTopic *topic,
+								OutboxTopicState state, const OutboxError *error);
+extern OutboxStream *lagging_restore(Relay *relay, const char *topic,
+									 const OutboxPosition *pos);
+extern void lagging_probe(Relay *relay, bool at_once);
+extern void lagging_find_stalled(Relay *relay);
+extern bool lagging_read(Relay *relay);
+extern bool lagging_hold_main(Relay *relay);
+extern void lagging_rejoin(Relay *relay);
+extern Size lagging_reserved(Relay *relay);
+extern bool lagging_is_active(Relay *relay);
+
+/* stored.c */
+extern bool relay_positions_load(Relay *relay);
+extern bool relay_positions_store(Relay *relay, bool last);
+extern bool relay_is_acked(Relay *relay, uint64 id);
 
 /* relay.c */
 extern void relay_set_state(Relay *relay, OutboxRelayState state);
 extern void relay_set_error(Relay *relay, const char *text, const char *hint);
 extern long relay_ms_since(instr_time since);
 extern void relay_drop_wait_set(Relay *relay);
+extern void relay_stream_read(OutboxStream *stream, Size max_bytes);
+
+#define FETCH_BYTES			(1024 * 1024)
 
 #endif							/* OUTBOX_RELAY_H */

@@ -14,41 +14,86 @@
 #include "postgres.h"
 
 #include "message.h"
-#include "portability/instr_time.h"
 #include "relay/window.h"
 #include "utils/memutils.h"
+#include "utils/timestamp.h"
 
-#define UUID_BYTES	37
-#define BLOCK_BYTES	(256 * 1024)
-#define US_PER_MS	1000
+#define UUID_BYTES		37
+#define BLOCK_BYTES		(256 * 1024)
+#define FIRST_RING_SIZE	256
+#define US_PER_MS		1000
 
 /* timestamptz counts from 2000-01-01 */
 #define UNIX_EPOCH_MS \
 	((int64) (POSTGRES_EPOCH_JDATE - UNIX_EPOCH_JDATE) * SECS_PER_DAY * 1000)
 
+OutboxWindows *
+outbox_windows_create(MemoryContext parent)
+{
+	OutboxWindows *all = MemoryContextAllocZero(parent, sizeof(OutboxWindows));
+
+	all->context = GenerationContextCreate(parent, "pg_outbox messages",
+										   BLOCK_BYTES, BLOCK_BYTES, BLOCK_BYTES);
+	all->topics = topics_create(parent);
+	return all;
+}
+
 OutboxWindow *
-outbox_window_create(MemoryContext parent)
+outbox_window_create(OutboxWindows *all, MemoryContext parent)
 {
 	OutboxWindow *window = MemoryContextAllocZero(parent, sizeof(OutboxWindow));
 
-	window->context = GenerationContextCreate(parent, "pg_outbox messages",
-											  BLOCK_BYTES, BLOCK_BYTES, BLOCK_BYTES);
-	window->entries = MemoryContextAllocHuge(parent,
-											 OUTBOX_WINDOW_ENTRIES * sizeof(OutboxEntry));
+	window->all = all;
+	window->size = FIRST_RING_SIZE;
+	window->ring = MemoryContextAllocHuge(parent, window->size * sizeof(OutboxEntry *));
 	return window;
 }
 
-/* How many entries fit? */
-int
-outbox_window_room(const OutboxWindow *window)
+void
+outbox_window_free(OutboxWindow *window)
 {
-	return OUTBOX_WINDOW_ENTRIES - (int) (window->next - window->first);
+	Assert(outbox_window_is_empty(window));
+	pfree(window->ring);
+	pfree(window);
 }
 
-Size
-outbox_window_bytes(const OutboxWindow *window)
+/* Twice the ring; places of entries are by sequence number. */
+static void
+grow(OutboxWindow *window)
 {
-	return MemoryContextMemAllocated(window->context, false);
+	OutboxEntry **ring = MemoryContextAllocHuge(GetMemoryChunkContext(window->ring),
+												window->size * 2 * sizeof(OutboxEntry *));
+
+	for (uint64 seq = window->first; seq < window->next; seq++)
+		ring[seq & (window->size * 2 - 1)] = outbox_window_entry(window, seq);
+	pfree(window->ring);
+	window->ring = ring;
+	window->size *= 2;
+}
+
+/* Put an entry behind the others. */
+static void
+append(OutboxWindow *window, OutboxEntry *entry)
+{
+	if (window->next - window->first == window->size)
+		grow(window);
+	entry->window = window;
+	entry->seq = window->next++;
+	window->ring[entry->seq & (window->size - 1)] = entry;
+	window->bytes += entry->cost;
+	if (entry->state == OUTBOX_ENTRY_REFUSED)
+		window->refused++;
+}
+
+/* Take an entry out of its window's counts. */
+static void
+uncount(OutboxEntry *entry)
+{
+	OutboxWindow *window = entry->window;
+
+	window->bytes -= entry->cost;
+	if (entry->state == OUTBOX_ENTRY_REFUSED)
+		window->refused--;
 }
 
 /* Count headers in wire form. */
@@ -70,70 +115,73 @@ count_headers(const OutboxMessage *m)
 }
 
 /* The headers of the record: message id first, then as they were stored. */
-static void
-encode_headers(OutboxWindow *window, OutboxEntry *entry)
+static OutboxEntry *
+make_entry(OutboxWindows *all, OutboxMessage *m)
 {
-	OutboxMessage *m = entry->message;
 	int			n = count_headers(m) + 1;
-	Size		size = n * sizeof(OutboxHeader);
-	char	   *chunk = MemoryContextAlloc(window->context, size + UUID_BYTES);
-	OutboxHeader *headers = (OutboxHeader *) chunk;
+	Size		size = offsetof(OutboxEntry, headers) + n * sizeof(OutboxHeader);
+	OutboxEntry *entry = MemoryContextAlloc(all->context,
+											size + (m->message_id == NULL ? UUID_BYTES : 0));
 	int			pos = 0;
 
-	headers[0].name = "message-id";
+	memset(entry, 0, offsetof(OutboxEntry, headers));
+	entry->message = m;
+	entry->nheaders = n;
+	entry->headers[0].name = "message-id";
 	if (m->message_id != NULL)
-		headers[0].value = m->message_id;
+		entry->headers[0].value = m->message_id;
 	else
 	{
-		outbox_message_uuid(m->epoch, m->id, chunk + size);
-		headers[0].value = chunk + size;
+		outbox_message_uuid(m->epoch, m->id, (char *) entry + size);
+		entry->headers[0].value = (char *) entry + size;
 	}
-	headers[0].value_len = strlen(headers[0].value);
+	entry->headers[0].value_len = strlen(entry->headers[0].value);
 	for (int i = 1; i < n; i++)
 	{
 		int			name_len;
 		int			value_len;
 
 		(void) outbox_headers_next(m->headers, m->headers_len, &pos,
-								   &headers[i].name, &name_len,
-								   &headers[i].value, &value_len);
-		headers[i].value_len = value_len;
+								   &entry->headers[i].name, &name_len,
+								   &entry->headers[i].value, &value_len);
+		entry->headers[i].value_len = value_len;
 	}
-	entry->headers = headers;
-	entry->nheaders = n;
+
+	/* the library copies key and headers, and keeps books on each */
+	entry->cost = m->bytes + size + UUID_BYTES +
+		m->key_len + m->headers_len +
+		all->record_overhead + n * all->header_overhead;
+	return entry;
 }
 
-/* Add a message behind the others. */
 void
-outbox_window_add(OutboxWindow *window, OutboxMessage *message)
+outbox_window_add(OutboxWindow *window, OutboxMessage *message, bool done)
 {
-	OutboxEntry *entry = outbox_window_entry(window, window->next);
+	OutboxWindows *all = window->all;
+	OutboxTopic *topic = topics_get(all->topics, message->topic, message->topic_len);
+	OutboxEntry *entry = make_entry(all, message);
 
-	memset(entry, 0, sizeof(OutboxEntry));
-	entry->message = message;
-	entry->state = OUTBOX_ENTRY_QUEUED;
-	if (message->damaged || message->version != OUTBOX_FORMAT_VERSION)
-	{
-		/* nobody can send it: a dead letter, never a loop */
-		entry->state = OUTBOX_ENTRY_REFUSED;
-		entry->error = MemoryContextStrdup(window->context, "UNREADABLE");
-		entry->reason = MemoryContextStrdup(window->context,
-											message->damaged ?
-											"rows of the message are missing in the log" :
-											"the message has a format that this version does not know");
-	}
-	else
-		encode_headers(window, entry);
-	window->next++;
+	entry->topic = topic;
+	if (topic->entries == 0)
+		INSTR_TIME_SET_CURRENT(topic->moved);
+	topic->entries++;
+	topic->bytes += entry->cost;
+	all->bytes += entry->cost;
+	append(window, entry);
+	if (done)
+		outbox_entry_done(entry);
+	else if (message->damaged)
+		outbox_entry_refuse(entry, "UNREADABLE",
+							"rows of the message are missing in the log");
+	else if (message->version != OUTBOX_FORMAT_VERSION)
+		outbox_entry_refuse(entry, "UNREADABLE",
+							"the message has a format that this version does not know");
 }
 
-/* Hand an entry to the transport. */
 OutboxFailure
-outbox_window_send(OutboxWindow *window, uint64 seq,
-				   const OutboxTransport *transport, OutboxClient *client,
-				   OutboxError *error)
+outbox_entry_send(OutboxEntry *entry, const OutboxTransport *transport,
+				  OutboxClient *client, OutboxError *error)
 {
-	OutboxEntry *entry = outbox_window_entry(window, seq);
 	OutboxMessage *m = entry->message;
 	OutboxRecord record;
 	OutboxFailure failure;
@@ -147,47 +195,113 @@ outbox_window_send(OutboxWindow *window, uint64 seq,
 	record.nheaders = entry->nheaders;
 	record.headers = entry->headers;
 	record.timestamp_ms = m->published / US_PER_MS + UNIX_EPOCH_MS;
-	record.tag = (void *) (uintptr_t) seq;
+	record.tag = entry;
 	failure = transport->send(client, &record, error);
 	if (failure == OUTBOX_OK)
 	{
 		entry->state = OUTBOX_ENTRY_SENT;
 		entry->attempts++;
-		window->in_flight++;
+		entry->topic->in_flight++;
+		entry->window->all->in_flight++;
 	}
 	return failure;
+}
+
+void
+outbox_entry_answered(OutboxEntry *entry)
+{
+	Assert(entry->state == OUTBOX_ENTRY_SENT);
+	entry->state = OUTBOX_ENTRY_QUEUED;
+	entry->topic->in_flight--;
+	entry->window->all->in_flight--;
+}
+
+void
+outbox_entry_clear(OutboxEntry *entry)
+{
+	if (!entry->suspect)
+		return;
+	entry->suspect = false;
+	entry->topic->suspects--;
+	entry->window->all->suspects--;
+}
+
+void
+outbox_entry_done(OutboxEntry *entry)
+{
+	if (entry->state == OUTBOX_ENTRY_REFUSED)
+		entry->window->refused--;
+	entry->state = OUTBOX_ENTRY_DONE;
+	outbox_entry_clear(entry);
+}
+
+void
+outbox_entry_queue(OutboxEntry *entry)
+{
+	if (entry->state == OUTBOX_ENTRY_REFUSED)
+		entry->window->refused--;
+	entry->state = OUTBOX_ENTRY_QUEUED;
+	entry->window->unsent = Min(entry->window->unsent, entry->seq);
+}
+
+void
+outbox_entry_suspect(OutboxEntry *entry)
+{
+	if (entry->suspect)
+		return;
+	entry->suspect = true;
+	entry->topic->suspects++;
+	entry->window->all->suspects++;
+}
+
+void
+outbox_entry_refuse(OutboxEntry *entry, const char *error, const char *reason)
+{
+	Size		len = strlen(error) + 1;
+
+	outbox_entry_clear(entry);
+	if (entry->error != NULL)
+		pfree(entry->error);
+	entry->error = MemoryContextAlloc(entry->window->all->context,
+									  len + strlen(reason) + 1);
+	entry->reason = entry->error + len;
+	strcpy(entry->error, error);
+	strcpy(entry->reason, reason);
+	if (entry->state != OUTBOX_ENTRY_REFUSED)
+		entry->window->refused++;
+	entry->state = OUTBOX_ENTRY_REFUSED;
 }
 
 static void
 free_entry(OutboxEntry *entry)
 {
+	outbox_entry_clear(entry);
+	uncount(entry);
+	entry->window->all->bytes -= entry->cost;
+	entry->topic->bytes -= entry->cost;
+	entry->topic->entries--;
 	outbox_message_free(entry->message);
-	if (entry->headers != NULL)
-		pfree(entry->headers);
 	if (entry->error != NULL)
 		pfree(entry->error);
-	if (entry->reason != NULL)
-		pfree(entry->reason);
+	pfree(entry);
 }
 
-/* Free the entries that are done, oldest first; how many. */
-int
+void
 outbox_window_pop(OutboxWindow *window)
 {
-	int			n = 0;
-
-	while (window->first < window->next &&
-		   outbox_window_entry(window, window->first)->state == OUTBOX_ENTRY_DONE)
+	while (window->first < window->next)
 	{
-		free_entry(outbox_window_entry(window, window->first));
+		OutboxEntry *entry = outbox_window_entry(window, window->first);
+
+		if (entry != NULL && entry->state != OUTBOX_ENTRY_DONE)
+			break;
+		if (entry != NULL)
+			free_entry(entry);
 		window->first++;
-		n++;
 	}
 	window->unsent = Max(window->unsent, window->first);
-	return n;
 }
 
-/* Everything without an answer has to be sent again. */
 void
 outbox_window_rewind(OutboxWindow *window)
 {
@@ -195,9 +309,46 @@ outbox_window_rewind(OutboxWindow *window)
 	{
 		OutboxEntry *entry = outbox_window_entry(window, seq);
 
-		if (entry->state == OUTBOX_ENTRY_SENT)
-			entry->state = OUTBOX_ENTRY_QUEUED;
+		if (entry != NULL && entry->state == OUTBOX_ENTRY_SENT)
+			outbox_entry_answered(entry);
 	}
 	window->unsent = window->first;
-	window->in_flight = 0;
+}
+
+void
+outbox_window_move_topic(OutboxWindow *from, OutboxWindow *to, OutboxTopic *topic)
+{
+	Assert(outbox_window_is_empty(to));
+	for (uint64 seq = from->first; seq < from->next; seq++)
+	{
+		OutboxEntry *entry = outbox_window_entry(from, seq);
+
+		if (entry == NULL || entry->topic != topic)
+			continue;
+		uncount(entry);
+		from->ring[seq & (from->size - 1)] = NULL;
+		append(to, entry);
+	}
+	to->unsent = to->first;
+	outbox_window_pop(from);
+}
+
+bool
+outbox_window_trim(OutboxWindow *window, int keep, OutboxPosition *pos)
+{
+	uint64		from = window->next;
+
+	while (from > window->first + keep &&
+		   outbox_window_entry(window, from - 1) != NULL &&
+		   outbox_window_entry(window, from - 1)->state == OUTBOX_ENTRY_QUEUED &&
+		   !outbox_window_entry(window, from - 1)->suspect)
+		from--;
+	if (from == window->next)
+		return false;
+	outbox_position_before(outbox_window_entry(window, from)->message, pos);
+	for (uint64 seq = from; seq < window->next; seq++)
+		free_entry(outbox_window_entry(window, seq));
+	window->next = from;
+	window->unsent = Min(window->unsent, from);
+	return true;
 }

@@ -11,6 +11,7 @@
 #define OUTBOX_WINDOW_H
 
 #include "log/reader.h"
+#include "relay/topics.h"
 #include "transport/transport.h"
 
 typedef enum OutboxEntryState
@@ -21,63 +22,101 @@ typedef enum OutboxEntryState
 	OUTBOX_ENTRY_DONE			/* acknowledged, or a dead letter */
 } OutboxEntryState;
 
-/* A topic that is missing or forbidden. */
-typedef struct OutboxTopicTrouble
-{
-	char	   *topic;
-	OutboxError error;
-	instr_time	since;
-	instr_time	probed;
-} OutboxTopicTrouble;
-
+/* A message in a window.  Its address is the record's tag in the transport. */
 typedef struct OutboxEntry
 {
 	OutboxMessage *message;
-	OutboxHeader *headers;		/* in one chunk with a derived message id */
-	int			nheaders;
+	OutboxTopic *topic;
+	struct OutboxWindow *window;
+	uint64		seq;			/* place in the window */
+	Size		cost;			/* memory, the client library's included */
 	OutboxEntryState state;
 	bool		suspect;		/* refused together with others */
 	int			attempts;
-	char	   *error;			/* of a refusal */
+	char	   *error;			/* of a refusal, in a chunk with reason */
 	char	   *reason;
+	int			nheaders;
+	OutboxHeader headers[FLEXIBLE_ARRAY_MEMBER];
 } OutboxEntry;
 
+/* What all windows of a relay share. */
+typedef struct OutboxWindows
+{
+	MemoryContext context;		/* of messages and entries */
+	OutboxTopics *topics;
+	Size		bytes;			/* cost of all entries */
+	uint64		in_flight;		/* sent, without a report */
+	uint64		suspects;		/* refused together with others */
+	Size		record_overhead;	/* of the client library */
+	Size		header_overhead;
+} OutboxWindows;
+
 /*
- * A ring of entries in log order.  A sequence number names an entry for as
- * long as it is in the window; its tag in the transport is that number.
+ * A ring of entries in log order.  An entry that was moved to another window
+ * leaves a hole behind.
  */
 typedef struct OutboxWindow
 {
-	MemoryContext context;		/* of messages and what belongs to them */
-	OutboxEntry *entries;
+	OutboxWindows *all;
+	OutboxEntry **ring;
+	uint64		size;			/* of the ring, a power of two */
 	uint64		first;			/* sequence number of the oldest */
 	uint64		next;			/* of the one to come */
 	uint64		unsent;			/* all before it are sent or done */
-	uint64		in_flight;		/* sent, without a report */
+	uint64		refused;
+	Size		bytes;
 } OutboxWindow;
 
-#define OUTBOX_WINDOW_ENTRIES	131072	/* a power of 2 */
+extern OutboxWindows *outbox_windows_create(MemoryContext parent);
 
-extern OutboxWindow *outbox_window_create(MemoryContext parent);
-extern void outbox_window_add(OutboxWindow *window, OutboxMessage *message);
-extern int	outbox_window_room(const OutboxWindow *window);
-extern Size outbox_window_bytes(const OutboxWindow *window);
+extern OutboxWindow *outbox_window_create(OutboxWindows *all, MemoryContext parent);
+extern void outbox_window_free(OutboxWindow *window);
+
+/* Add a message behind the others; done: it is acknowledged already. */
+extern void outbox_window_add(OutboxWindow *window, OutboxMessage *message, bool done);
 
 static inline OutboxEntry *
-outbox_window_entry(OutboxWindow *window, uint64 seq)
+outbox_window_entry(const OutboxWindow *window, uint64 seq)
 {
-	return &window->entries[seq & (OUTBOX_WINDOW_ENTRIES - 1)];
+	return window->ring[seq & (window->size - 1)];
+}
+
+static inline bool
+outbox_window_is_empty(const OutboxWindow *window)
+{
+	return window->first == window->next;
 }
 
 /* Hand an entry to the transport. */
-extern OutboxFailure outbox_window_send(OutboxWindow *window, uint64 seq,
-										const OutboxTransport *transport,
-										OutboxClient *client, OutboxError *error);
+extern OutboxFailure outbox_entry_send(OutboxEntry *entry,
+									   const OutboxTransport *transport,
+									   OutboxClient *client, OutboxError *error);
 
-/* Free the entries that are done, oldest first; how many. */
-extern int	outbox_window_pop(OutboxWindow *window);
+/* The report of an entry is there: it is not in flight any more. */
+extern void outbox_entry_answered(OutboxEntry *entry);
+
+/* What becomes of it then. */
+extern void outbox_entry_done(OutboxEntry *entry);
+extern void outbox_entry_queue(OutboxEntry *entry);
+extern void outbox_entry_suspect(OutboxEntry *entry);
+extern void outbox_entry_clear(OutboxEntry *entry);	/* of suspicion */
+extern void outbox_entry_refuse(OutboxEntry *entry, const char *error, const char *reason);
+
+/* Free the entries that are done, oldest first. */
+extern void outbox_window_pop(OutboxWindow *window);
 
 /* Everything without an answer has to be sent again (the client is gone). */
 extern void outbox_window_rewind(OutboxWindow *window);
+
+/* Move a topic's entries, in their order, to an empty window. */
+extern void outbox_window_move_topic(OutboxWindow *from, OutboxWindow *to,
+									 OutboxTopic *topic);
+
+/*
+ * Drop entries at the end that were not sent, as far as there is nothing but
+ * such, but for the first "keep" of the window; gives the position before the
+ * first of them.  False: there is none.
+ */
+extern bool outbox_window_trim(OutboxWindow *window, int keep, OutboxPosition *pos);
 
 #endif							/* OUTBOX_WINDOW_H */

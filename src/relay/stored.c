@@ -1,0 +1,315 @@
+/*-------------------------------------------------------------------------
+ *
+ * stored.c
+ *	  A relay's positions in the database: where it starts, how far it is.
+ *
+ * A position lies before the oldest message without an answer, so a crash at
+ * any moment sends a window again, at most, and loses nothing.  The positions
+ * of all streams are written in one transaction, with the removal of those of
+ * topics that lag no more: see lagging.c.  They are committed asynchronously;
+ * before anything is freed on their word, the keeper flushes them.
+ *
+ * A position says that all in S1 is done, so it must not be known before what
+ * S1 sees is safe: with synchronous standbys it waits for them as messages do.
+ *
+ * At a clean stop, what was acknowledged beyond the cursor (because something
+ * before it could not be delivered) is written down too, as ids, and is not
+ * sent again.  Ids are listed one by one, in runs: an id in between may belong
+ * to a transaction that is still open.
+ *
+ * Copyright (c) 2026, pg_outbox contributors
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/xact.h"
+#include "compat.h"
+#include "fault.h"
+#include "log/position.h"
+#include "relay/relay.h"
+#include "utils/memutils.h"
+#include "utils/snapmgr.h"
+
+static int
+compare_ids(const void *a, const void *b)
+{
+	uint64		x = *(const uint64 *) a;
+	uint64		y = *(const uint64 *) b;
+
+	return (x > y) - (x < y);
+}
+
+/* Was this message acknowledged before the last stop? */
+bool
+relay_is_acked(Relay *relay, uint64 id)
+{
+	OutboxAcked *acked = &relay->acked;
+	int			low = 0;
+	int			high = acked->n;
+
+	if (acked->left == 0)
+		return false;
+	/* the last range that starts at or below it */
+	while (low < high)
+	{
+		int			mid = (low + high) / 2;
+
+		if (acked->ranges[mid * 2] <= id)
+			low = mid + 1;
+		else
+			high = mid;
+	}
+	if (low == 0 || id > acked->ranges[low * 2 - 1])
+		return false;
+	acked->left--;
+	return true;
+}
+
+static void
+take_acked(Relay *relay, const OutboxStoredPosition *position)
+{
+	OutboxAcked *acked = &relay->acked;
+
+	acked->n = position->nacked / 2;
+	acked->ranges = MemoryContextAllocHuge(relay->context, acked->n * 2 * sizeof(uint64));
+	memcpy(acked->ranges, position->acked, acked->n * 2 * sizeof(uint64));
+	for (int i = 0; i < acked->n; i++)
+		acked->left += acked->ranges[i * 2 + 1] - acked->ranges[i * 2] + 1;
+}
+
+static void
+note_stored(OutboxStream *stream, const OutboxPosition *pos)
+{
+	stream->stored = true;
+	stream->stored_cursor = pos->cursor;
+	stream->stored_low = pos->low;
+	stream->stored_xmax = pos->s2->xmax;
+	stream->stored_nxip = pos->s2->nxip;
+}
+
+/* Go on from the stored positions; false when there are none. */
+bool
+relay_positions_load(Relay *relay)
+{
+	MemoryContext scratch = AllocSetContextCreate(relay->context, "pg_outbox positions",
+												  ALLOCSET_DEFAULT_SIZES);
+	MemoryContext old = MemoryContextSwitchTo(scratch);
+	List	   *positions = outbox_positions_load(relay->serverid, &relay->position_n);
+	ListCell   *lc;
+	bool		found = false;
+
+	foreach(lc, positions)
+	{
+		OutboxStoredPosition *position = lfirst(lc);
+
+		if (position->topic != NULL)
+			note_stored(lagging_restore(relay, position->topic, &position->pos), &position->pos);
+		else
+		{
+			relay->main.reader = outbox_reader_create(relay->context, relay->extoid,
+													  &position->pos);
+			note_stored(&relay->main, &position->pos);
+			if (position->nacked > 0)
+				take_acked(relay, position);
+			found = true;
+		}
+	}
+	MemoryContextSwitchTo(old);
+	MemoryContextDelete(scratch);
+	return found;
+}
+
+/* Collect the ids that are acknowledged beyond a window's oldest entry. */
+static uint64 *
+collect_done(const OutboxWindow *window, uint64 *ids, uint64 *n, uint64 *allocated)
+{
+	for (uint64 seq = window->first; seq < window->next; seq++)
+	{
+		const OutboxEntry *entry = outbox_window_entry(window, seq);
+
+		if (entry == NULL || entry->state != OUTBOX_ENTRY_DONE)
+			continue;
+		if (*n == *allocated)
+		{
+			*allocated = Max(1024, *allocated * 2);
+			ids = ids == NULL ? palloc(*allocated * sizeof(uint64)) :
+				repalloc_huge(ids, *allocated * sizeof(uint64));
+		}
+		ids[(*n)++] = entry->message->id;
+	}
+	return ids;
+}
+
+/* Sort ranges, and join those that overlap. */
+static void
+merge_ranges(OutboxStoredPosition *position)
+{
+	int64	   *ranges = position->acked;
+	int			n = 0;
+
+	qsort(ranges, position->nacked / 2, 2 * sizeof(int64), compare_ids);
+	for (int i = 2; i < position->nacked; i += 2)
+	{
+		if (ranges[i] <= ranges[n + 1] + 1)
+			ranges[n + 1] = Max(ranges[n + 1], ranges[i + 1]);
+		else
+		{
+			n += 2;
+			ranges[n] = ranges[i];
+			ranges[n + 1] = ranges[i + 1];
+		}
+	}
+	position->nacked = n + 2;
+}
+
+/* What is acknowledged beyond the cursors, for the main stream's position. */
+static void
+fill_acked(Relay *relay, OutboxStoredPosition *position)
+{
+	uint64		n = 0;
+	uint64		allocated = 0;
+	uint64	   *ids = collect_done(relay->main.window, NULL, &n, &allocated);
+	ListCell   *lc;
+
+	foreach(lc, relay->lagging)
+		ids = collect_done(((OutboxStream *) lfirst(lc))->window, ids, &n, &allocated);
+
+	/* those of the last stop that were not met yet, and others: no matter */
+	if (relay->acked.left > 0)
+	{
+		position->acked = palloc((n + relay->acked.n) * 2 * sizeof(int64));
+		memcpy(position->acked, relay->acked.ranges, relay->acked.n * 2 * sizeof(int64));
+		position->nacked = relay->acked.n * 2;
+	}
+	else if (n > 0)
+		position->acked = palloc(n * 2 * sizeof(int64));
+	if (n == 0)
+		return;
+	qsort(ids, n, sizeof(uint64), compare_ids);
+	for (uint64 i = 0; i < n; i++)
+	{
+		if (i > 0 && ids[i] == ids[i - 1] + 1)
+			position->acked[position->nacked - 1] = (int64) ids[i];
+		else
+		{
+			position->acked[position->nacked++] = (int64) ids[i];
+			position->acked[position->nacked++] = (int64) ids[i];
+		}
+	}
+	merge_ranges(position);
+}
+
+/* Where a stream stands. */
+static void
+stream_position(OutboxStream *stream, OutboxPosition *pos)
+{
+	OutboxWindow *window = stream->window;
+
+	outbox_window_pop(window);
+	if (outbox_window_is_empty(window))
+		outbox_reader_position(stream->reader, pos);
+	else
+		outbox_position_before(outbox_window_entry(window, window->first)->message, pos);
+}
+
+/*
+ * Add a stream's position to the list of those to store, if it moved.  False
+ * when standbys don't have yet what it rests on.
+ */
+static bool
+add_moved(List **list, OutboxStream *stream, bool anyway)
+{
+	OutboxStoredPosition *position = palloc0(sizeof(OutboxStoredPosition));
+	OutboxPosition *pos = &position->pos;
+
+	stream_position(stream, pos);
+	if (stream->stored && !anyway &&
+		pos->cursor == stream->stored_cursor && pos->low == stream->stored_low &&
+		pos->s2->xmax == stream->stored_xmax && pos->s2->nxip == stream->stored_nxip)
+		return true;
+	if (!outbox_lsn_replicated(pos->lsn))
+		return false;
+	if (stream->topic != NULL)
+		position->topic = stream->topic->name;
+	*list = lappend(*list, position);
+	return true;
+}
+
+static void
+write_positions(Relay *relay, List *positions)
+{
+	ListCell   *lc;
+	MemoryContext scratch = CurrentMemoryContext;
+
+	OUTBOX_FAULT("relay-before-position");
+	StartTransactionCommand();
+	MemoryContextSwitchTo(scratch);
+	PushActiveSnapshot(GetTransactionSnapshot());
+	foreach(lc, relay->rejoined)
+		outbox_position_forget_topic(relay->serverid, lfirst(lc));
+	foreach(lc, positions)
+		outbox_position_store(relay->serverid, relay->server->name_local,
+							  ++relay->position_n, lfirst(lc));
+	PopActiveSnapshot();
+	CommitTransactionCommand();
+	MemoryContextSwitchTo(scratch);
+	OUTBOX_FAULT("relay-after-position");
+}
+
+/* Take note of what was committed. */
+static void
+note_all_stored(Relay *relay, List *positions)
+{
+	ListCell   *lc;
+
+	foreach(lc, positions)
+	{
+		OutboxStoredPosition *position = lfirst(lc);
+
+		if (position->topic == NULL)
+			note_stored(&relay->main, &position->pos);
+		else
+			note_stored(topics_find(relay->windows->topics, position->topic,
+									strlen(position->topic))->stream, &position->pos);
+	}
+	list_free_deep(relay->rejoined);
+	relay->rejoined = NIL;
+}
+
+/*
+ * Store the positions that moved; false when some could not be, because
+ * standbys don't have them yet.  The last time, with what is acknowledged
+ * beyond them.
+ *
+ * The main stream's row speaks for a topic that has no row of its own.  So
+ * where a topic gets its first, or loses its last, either all rows are written
+ * or none.
+ */
+bool
+relay_positions_store(Relay *relay, bool last)
+{
+	MemoryContext scratch = AllocSetContextCreate(relay->context, "pg_outbox positions",
+												  ALLOCSET_DEFAULT_SIZES);
+	MemoryContext old = MemoryContextSwitchTo(scratch);
+	List	   *positions = NIL;
+	bool		together = last || relay->rejoined != NIL;
+	bool		safe;
+	ListCell   *lc;
+
+	foreach(lc, relay->lagging)
+		together = together || !((OutboxStream *) lfirst(lc))->stored;
+	safe = add_moved(&positions, &relay->main, together);
+	if (positions != NIL && last)
+		fill_acked(relay, linitial(positions));
+	foreach(lc, relay->lagging)
+		safe = add_moved(&positions, lfirst(lc), false) && safe;
+	if (positions != NIL && (safe || !together))
+	{
+		write_positions(relay, positions);
+		note_all_stored(relay, positions);
+	}
+	MemoryContextSwitchTo(old);
+	MemoryContextDelete(scratch);
+	return safe;
+}
