@@ -38,6 +38,7 @@ const char *bootstrap;
 OutboxOption options[32];
 int			noptions;
 int			failures;
+int64_t		started_ms;			/* the records' time: an old one would expire */
 static int	bench_partitions = 1;	/* from the environment: PARTITIONS */
 
 void
@@ -226,7 +227,7 @@ send_one(OutboxClient *client, const char *topic, int partition,
 	OutboxRecord record = {
 		.topic = topic, .partition = partition, .key = key, .key_len = 3,
 		.payload = payload, .payload_len = size, .nheaders = 1,
-		.headers = &header, .timestamp_ms = 1700000000000, .tag = (void *) tag,
+		.headers = &header, .timestamp_ms = started_ms, .tag = (void *) tag,
 	};
 
 	if (bench_partitions > 1)
@@ -491,6 +492,7 @@ main(int argc, char **argv)
 	if (argc < 3)
 		return 2;
 	bootstrap = argv[2];
+	started_ms = (int64_t) time(NULL) * 1000;
 	options[noptions++] = (OutboxOption) {"bootstrap.servers", bootstrap};
 	if (getenv("PARTITIONS"))
 		bench_partitions = atoi(getenv("PARTITIONS"));

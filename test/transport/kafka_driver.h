@@ -35,6 +35,7 @@ extern const char *bootstrap;
 extern OutboxOption options[32];
 extern int	noptions;
 extern int	failures;
+extern int64_t started_ms;
 
 extern double now(void);
 extern void ok(bool good, const char *what);

@@ -52,7 +52,7 @@ send_poison(OutboxClient *client, Load *load, OutboxError *error)
 {
 	OutboxRecord record = {
 		.topic = load->poisoned, .partition = 0, .payload = "x",
-		.payload_len = 1, .timestamp_ms = 1700000000000, .tag = (void *) N,
+		.payload_len = 1, .timestamp_ms = started_ms, .tag = (void *) N,
 	};
 
 	return T.send(client, &record, error);
