@@ -22,6 +22,7 @@
 #include "compat.h"
 #include "fmgr.h"
 #include "guc.h"
+#include "json_text.h"
 #include "log/append.h"
 #include "log/lane.h"
 #include "mb/pg_wchar.h"
@@ -132,10 +133,11 @@ set_payload(OutboxNewMessage *m, Datum payload, Oid type)
 	{
 		case JSONBOID:
 			{
-				Jsonb	   *jb = DatumGetJsonbP(payload);
-				char	   *str = JsonbToCString(NULL, &jb->root, VARSIZE(jb));
+				StringInfoData text;
 
-				m->payload = to_wire(str, strlen(str), &m->payload_len);
+				initStringInfo(&text);
+				outbox_json_text(&text, DatumGetJsonbP(payload));
+				m->payload = to_wire(text.data, text.len, &m->payload_len);
 				break;
 			}
 		case BYTEAOID:
@@ -169,29 +171,42 @@ set_topic(OutboxNewMessage *m, Datum topic, bool isnull)
 	outbox_check_topic(m->topic, m->topic_len);
 }
 
-/* Trace context unless the caller brings its own, then the caller's headers. */
-static void
-set_headers(OutboxNewMessage *m, Datum headers, bool isnull)
+/* Do headers in wire form have a traceparent? */
+static bool
+have_trace(const StringInfoData *headers)
 {
-	StringInfoData caller;
-	StringInfoData all;
-	bool		own_trace = false;
 	int			pos = 0;
 	const char *name;
 	const char *value;
 	int			name_len;
 	int			value_len;
 
-	initStringInfo(&caller);
-	initStringInfo(&all);
-	if (!isnull)
-		outbox_headers_from_jsonb(&caller, DatumGetJsonbP(headers));
-	while (outbox_headers_next(caller.data, caller.len, &pos, &name, &name_len, &value, &value_len))
+	while (outbox_headers_next(headers->data, headers->len, &pos,
+							   &name, &name_len, &value, &value_len))
 		if (pg_strcasecmp(name, "traceparent") == 0)
-			own_trace = true;
-	if (!own_trace)
+			return true;
+	return false;
+}
+
+/* Trace context unless the caller brings its own, then the caller's headers. */
+static void
+set_headers(OutboxNewMessage *m, Datum headers, bool isnull)
+{
+	StringInfoData all;
+
+	initStringInfo(&all);
+	if (isnull)
 		outbox_trace_append(&all);
-	appendBinaryStringInfo(&all, caller.data, caller.len);
+	else
+	{
+		StringInfoData caller;
+
+		initStringInfo(&caller);
+		outbox_headers_from_jsonb(&caller, DatumGetJsonbP(headers));
+		if (!have_trace(&caller))
+			outbox_trace_append(&all);
+		appendBinaryStringInfo(&all, caller.data, caller.len);
+	}
 	if (all.len > 0)
 	{
 		m->headers = all.data;

@@ -10,9 +10,11 @@
  * Why the log stays sorted.  Ids are taken from the shared counter, and their
  * rows inserted at the end of the lane's current segment, under one hold of
  * the lane's exclusive lock.  The page is always the last one: the relation's
- * target block is forgotten first, the free space map is skipped, and without
- * a bulk-insert state a relation grows by one page at a time.  So within a
- * lane a later page never has a smaller id.
+ * target block is forgotten when the lock has been taken (what we remember of
+ * our last visit may be pages behind; under the lock nobody else adds any),
+ * the free space map is skipped, and without a bulk-insert state a relation
+ * grows by one page at a time.  So within a lane a later page never has a
+ * smaller id.
  *
  * Why ids are causal.  What is published after another transaction's commit
  * was seen takes its id after that transaction took its own: the counter only
@@ -321,6 +323,7 @@ insert_some(Oid extoid, RowSet *set, int from, uint64 *id)
 	acquire_lane(extoid, &held);
 	if (!OUTBOX_RULE("ids-under-lock"))
 		LWLockRelease(&held.lane->lock);
+	RelationSetTargetBlock(held.rel, InvalidBlockNumber);
 	for (i = from; i < set->nrows; i++)
 	{
 		if (set->starts[i])
@@ -338,7 +341,6 @@ insert_some(Oid extoid, RowSet *set, int from, uint64 *id)
 			*id = next;
 		}
 		set_row_id(set->rows[i], *id);
-		RelationSetTargetBlock(held.rel, InvalidBlockNumber);
 		heap_insert(held.rel, set->rows[i], cid,
 					HEAP_INSERT_SKIP_FSM | HEAP_INSERT_NO_LOGICAL, NULL);
 		if (!set->starts[i])

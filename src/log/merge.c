@@ -429,14 +429,21 @@ outbox_merge_next(OutboxMerge *merge, HeapTuple tuple, OutboxRow *row)
 {
 	LaneCursor *best = NULL;
 
-	if (merge->last != NULL && merge->consumed)
-		merge->last->row++;
+	if (merge->last != NULL)
+	{
+		if (merge->consumed)
+			merge->last->row++;
+		merge->last->ready = false;
+	}
 	for (int lane = 0; lane < OUTBOX_LANES; lane++)
 	{
 		LaneCursor *c = &merge->lanes[lane];
 
-		/* the lane of the last row, and at first all, look for their next */
-		if (!c->done && (!c->ready || c == merge->last))
+		/*
+		 * The lane of the last row, and at first all, look for their next;
+		 * looking for parts may have met the lane's end already.
+		 */
+		if (!c->done && !c->ready)
 			advance(merge, c);
 		if (lane_passed(c) != PG_UINT64_MAX &&
 			(best == NULL || lane_passed(c) < lane_passed(best)))
