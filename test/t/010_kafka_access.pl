@@ -23,19 +23,24 @@ sub publish
 			$_ % 3 . "');\n" } 1 .. $n);
 }
 
+# one transaction: a server without its credentials would be an error of its own
 sub sasl_server
 {
-	my ($name, $password, %options) = @_;
-	$pg->create_server($name, $kafka, 'security.protocol' => 'sasl_plaintext',
-		'sasl.mechanism' => 'PLAIN', 'reconnect.backoff.max.ms' => 200, %options);
-	$pg->sql(qq{CREATE USER MAPPING FOR PUBLIC SERVER "$name" OPTIONS
-		("sasl.username" 'app', "sasl.password" '$password')});
-	return;
+	my ($name, $password, $topics) = @_;
+	my $bootstrap = $kafka->bootstrap;
+	return $pg->sql(qq{BEGIN;
+		CREATE SERVER "$name" FOREIGN DATA WRAPPER outbox_kafka OPTIONS (
+			"bootstrap.servers" '$bootstrap', topics '$topics',
+			"security.protocol" 'sasl_plaintext', "sasl.mechanism" 'PLAIN',
+			"reconnect.backoff.max.ms" '200');
+		CREATE USER MAPPING FOR PUBLIC SERVER "$name" OPTIONS (
+			"sasl.username" 'app', "sasl.password" '$password');
+		COMMIT});
 }
 
 # --- a wrong password ---------------------------------------------------------
 
-sasl_server('login', 'w0nt-be-shown', topics => $topic{login});
+sasl_server('login', 'w0nt-be-shown', $topic{login});
 publish('login', 20);
 ok($pg->wait_state('login', 'error'), 'a wrong password is an error');
 like(status('login', 'last_error'), qr/authentication/i, 'it says so');
@@ -91,8 +96,7 @@ $pg->judge_ok($kafka, [ $topic{tls} ], 'delivered by TLS');
 
 # --- topics that are forbidden or missing ------------------------------------------
 
-sasl_server('events', 'app-secret',
-	topics => join(', ', @topic{qw(open hidden readonly missing late)}));
+sasl_server('events', 'app-secret', join(', ', @topic{qw(open hidden readonly missing late)}));
 $kafka->admin('deny', 'app', 'all', $topic{hidden});
 $kafka->admin('deny', 'app', 'write', $topic{readonly});
 for (1 .. 5)
@@ -128,7 +132,7 @@ is($pg->sql("SELECT count(*) || ' ' || min(error) FROM outbox.dead_letter
 
 $kafka->stop_broker;
 $pg->sql('DROP SERVER login CASCADE; DROP SERVER tls CASCADE');
-sasl_server('outage', 'app-secret', topics => $topic{outage});
+sasl_server('outage', 'app-secret', $topic{outage});
 ok($pg->wait_state('outage', 'retrying'), 'an unreachable broker is waited for');
 ok($pg->wait_state('events', 'retrying'), 'and one that went away');
 like(status('outage', 'hint'), qr/bootstrap\.servers/, 'with a hint');
