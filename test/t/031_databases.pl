@@ -1,6 +1,7 @@
 # Several databases at once, and statements that need one of them alone: DROP, RENAME,
 # TEMPLATE, SET TABLESPACE, ALLOW_CONNECTIONS.  None needs a manual step, and workers are
 # back afterwards.
+# every major
 use OutboxTest;
 use File::Temp ();
 
