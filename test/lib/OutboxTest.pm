@@ -132,7 +132,8 @@ sub wait_for
 		last if time > $until;
 		usleep(50_000);
 	}
-	diag("timed out waiting for: $query\nexpected: $expected\nlast: $out $err");
+	diag("timed out waiting for: $query\nexpected: $expected\nlast: $out $err")
+	  unless $options{quiet};
 	return 0;
 }
 
