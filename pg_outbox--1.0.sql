@@ -3,13 +3,19 @@
 -- complain if script is sourced in psql, rather than via CREATE EXTENSION
 \echo Use "CREATE EXTENSION pg_outbox" to load this file. \quit
 
+-- Warns where the server has not loaded the library; not needed afterwards.
+CREATE FUNCTION pg_temp.outbox_warn_without_preload() RETURNS void
+	AS 'MODULE_PATHNAME', 'outbox_warn_without_preload' LANGUAGE C;
+SELECT pg_temp.outbox_warn_without_preload();
+DROP FUNCTION pg_temp.outbox_warn_without_preload();
+
 -- ---------------------------------------------------------------------------
 -- Roles.  Made if absent, never dropped.
 --
 --   role              may
 --   outbox_publisher  call outbox.publish(), outbox.publish_batch()
 --   outbox_admin      read outbox.message, relay_status, dead_letter, unrouted;
---                     call flush(), pause(), resume(), redrive(), discard()
+--                     call flush(), pause(), resume(), redrive(), discard(), adopt()
 --   inbox_consumer    (kept for the inbox)
 -- ---------------------------------------------------------------------------
 DO $$
@@ -75,6 +81,7 @@ REVOKE ALL ON FUNCTION outbox.create_segments(int) FROM PUBLIC;
 INSERT INTO outbox.segments
 	SELECT outbox.create_segment(), lane, 1 FROM pg_catalog.generate_series(0, 7) lane;
 
+-- Whose log this is; see src/log/identity.c.
 CREATE TABLE outbox.log_identity (
 	log_uuid uuid NOT NULL,
 	database_oid oid NOT NULL,
@@ -426,6 +433,25 @@ COMMENT ON FUNCTION outbox.discard(name, bigint[], text) IS
 	'removes dead letters of a server; returns how many';
 REVOKE ALL ON FUNCTION outbox.discard(name, bigint[], text) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION outbox.discard(name, bigint[], text) TO outbox_admin;
+
+-- outbox.adopt(server)
+--
+-- A server that came with a copy of a database (CREATE DATABASE ... TEMPLATE) or
+-- with a restored dump gets nothing from it, since the original still sends.
+-- This makes the server one of this database: from its commit on a relay sends
+-- what is in this database's log and was not delivered when the copy was made;
+-- after a dump was restored, what was published since then.
+--
+-- Parameters:
+--   server    name of a server of the outbox
+-- Errors: there is no such server; recovery.
+CREATE FUNCTION outbox.adopt(server name) RETURNS void
+	AS 'MODULE_PATHNAME', 'outbox_adopt' LANGUAGE C STRICT VOLATILE PARALLEL UNSAFE
+	SECURITY DEFINER SET search_path = pg_catalog, pg_temp;
+COMMENT ON FUNCTION outbox.adopt(name) IS
+	'lets this database send to a server that came with a copy or a dump';
+REVOKE ALL ON FUNCTION outbox.adopt(name) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION outbox.adopt(name) TO outbox_admin;
 
 -- ---------------------------------------------------------------------------
 -- A publication FOR ALL TABLES: see src/log/create.c.  The publisher's side
