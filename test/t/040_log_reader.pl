@@ -278,8 +278,8 @@ END
 	$pg->sql($publish->("'fourth'"));
 	is($r->round, 'fourth', 'left open');
 	$a->do('COMMIT');
-	$pg->sql('SET synchronize_seqscans = off; VACUUM FULL');
-	is($r->round, 'ooooo*5000', 'behind VACUUM FULL');
+	$pg->sql('VACUUM FULL');
+	is($r->round, 'ooooo*5000', 'after VACUUM FULL, which leaves segments as they are');
 	is($pg->sql('SELECT count(*) FROM test.disorder'), 0, 'lanes are sorted');
 	$_->quit for $r, $a;
 }
@@ -316,6 +316,9 @@ END
 }
 
 # --- what a round reads ----------------------------------------------------------------------------------
+
+# without the pages above that VACUUM emptied: a search steps over them
+new_log();
 
 {
 	my $r = $log->reader('', now => 1);
