@@ -20,8 +20,10 @@
 #include "catalog/pg_proc.h"
 #include "catalog/pg_type.h"
 #include "compat.h"
+#include "fault.h"
 #include "fmgr.h"
 #include "guc.h"
+#include "json_text.h"
 #include "log/append.h"
 #include "log/lane.h"
 #include "mb/pg_wchar.h"
@@ -90,7 +92,8 @@ begin_publish(FunctionCallInfo fcinfo, const char *name)
 
 	outbox_require_preload();
 	PreventCommandDuringRecovery(name);
-	PreventCommandIfReadOnly(name);
+	if (OUTBOX_RULE("refuse-read-only"))
+		PreventCommandIfReadOnly(name);
 	PreventCommandIfParallelMode(name);
 	extoid = outbox_extension_of(fcinfo->flinfo->fn_oid);
 	if (outbox_max_backlog > 0)
@@ -132,10 +135,11 @@ set_payload(OutboxNewMessage *m, Datum payload, Oid type)
 	{
 		case JSONBOID:
 			{
-				Jsonb	   *jb = DatumGetJsonbP(payload);
-				char	   *str = JsonbToCString(NULL, &jb->root, VARSIZE(jb));
+				StringInfoData text;
 
-				m->payload = to_wire(str, strlen(str), &m->payload_len);
+				initStringInfo(&text);
+				outbox_json_text(&text, DatumGetJsonbP(payload));
+				m->payload = to_wire(text.data, text.len, &m->payload_len);
 				break;
 			}
 		case BYTEAOID:
@@ -169,29 +173,42 @@ set_topic(OutboxNewMessage *m, Datum topic, bool isnull)
 	outbox_check_topic(m->topic, m->topic_len);
 }
 
-/* Trace context unless the caller brings its own, then the caller's headers. */
-static void
-set_headers(OutboxNewMessage *m, Datum headers, bool isnull)
+/* Do headers in wire form have a traceparent? */
+static bool
+have_trace(const StringInfoData *headers)
 {
-	StringInfoData caller;
-	StringInfoData all;
-	bool		own_trace = false;
 	int			pos = 0;
 	const char *name;
 	const char *value;
 	int			name_len;
 	int			value_len;
 
-	initStringInfo(&caller);
-	initStringInfo(&all);
-	if (!isnull)
-		outbox_headers_from_jsonb(&caller, DatumGetJsonbP(headers));
-	while (outbox_headers_next(caller.data, caller.len, &pos, &name, &name_len, &value, &value_len))
+	while (outbox_headers_next(headers->data, headers->len, &pos,
+							   &name, &name_len, &value, &value_len))
 		if (pg_strcasecmp(name, "traceparent") == 0)
-			own_trace = true;
-	if (!own_trace)
+			return true;
+	return false;
+}
+
+/* Trace context unless the caller brings its own, then the caller's headers. */
+static void
+set_headers(OutboxNewMessage *m, Datum headers, bool isnull)
+{
+	StringInfoData all;
+
+	initStringInfo(&all);
+	if (isnull)
 		outbox_trace_append(&all);
-	appendBinaryStringInfo(&all, caller.data, caller.len);
+	else
+	{
+		StringInfoData caller;
+
+		initStringInfo(&caller);
+		outbox_headers_from_jsonb(&caller, DatumGetJsonbP(headers));
+		if (!have_trace(&caller))
+			outbox_trace_append(&all);
+		appendBinaryStringInfo(&all, caller.data, caller.len);
+	}
 	if (all.len > 0)
 	{
 		m->headers = all.data;
@@ -421,7 +438,8 @@ publish_xact_callback(XactEvent event, void *arg)
 		case XACT_EVENT_COMMIT:
 		case XACT_EVENT_PREPARE:
 			db = outbox_db_find(MyDatabaseId, published_extension);
-			if (db != NULL)
+			if (db != NULL &&
+				(event == XACT_EVENT_COMMIT || OUTBOX_RULE("count-at-prepare")))
 				pg_atomic_fetch_add_u64(&db->publish_count, 1);
 			outbox_wake_relays(MyDatabaseId);
 			published_extension = InvalidOid;

@@ -139,11 +139,23 @@ outbox_require_preload(void)
 				 errhint("Add the line shared_preload_libraries = 'pg_outbox' to postgresql.conf and restart the server.")));
 }
 
-/* The slot of a database's extension, or NULL. */
+/*
+ * The slot of a database's extension, or NULL.  The one that was found last is
+ * tried first, without the lock, which all publishers would share at each
+ * message: an incarnation is never used twice, so if it is the same then so is
+ * the entry, and its contents were complete when it was found.  Whether it
+ * stays is open as it is once the lock is released.
+ */
 OutboxDb *
 outbox_db_find(Oid dboid, Oid extoid)
 {
+	static volatile OutboxDb *last = NULL;
+	static uint64 last_incarnation = 0;
 	OutboxDb   *result = NULL;
+
+	if (last != NULL && last->incarnation == last_incarnation &&
+		last->dboid == dboid && last->extoid == extoid)
+		return (OutboxDb *) last;
 
 	LWLockAcquire(&outbox_shared->lock, LW_SHARED);
 	for (int i = 0; i < outbox_shared->max_databases; i++)
@@ -153,6 +165,8 @@ outbox_db_find(Oid dboid, Oid extoid)
 		if (db->dboid == dboid && db->extoid == extoid)
 		{
 			result = db;
+			last = db;
+			last_incarnation = db->incarnation;
 			break;
 		}
 	}

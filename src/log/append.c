@@ -10,9 +10,11 @@
  * Why the log stays sorted.  Ids are taken from the shared counter, and their
  * rows inserted at the end of the lane's current segment, under one hold of
  * the lane's exclusive lock.  The page is always the last one: the relation's
- * target block is forgotten first, the free space map is skipped, and without
- * a bulk-insert state a relation grows by one page at a time.  So within a
- * lane a later page never has a smaller id.
+ * target block is forgotten when the lock has been taken (what we remember of
+ * our last visit may be pages behind; under the lock nobody else adds any),
+ * the free space map is skipped, and without a bulk-insert state a relation
+ * grows by one page at a time.  So within a lane a later page never has a
+ * smaller id.
  *
  * Why ids are causal.  What is published after another transaction's commit
  * was seen takes its id after that transaction took its own: the counter only
@@ -35,6 +37,7 @@
 #include "access/htup_details.h"
 #include "access/transam.h"
 #include "access/xact.h"
+#include "catalog/pg_class.h"
 #include "catalog/pg_type.h"
 #include "compat.h"
 #include "fault.h"
@@ -262,6 +265,7 @@ try_lanes(HeldLane *held)
 		held->rel = open_segment(held->lane, false);
 		if (held->rel == NULL)
 			continue;
+		OUTBOX_FAULT("append-after-open");
 		if (LWLockConditionalAcquire(&held->lane->lock, LW_EXCLUSIVE))
 		{
 			my_lane = n;
@@ -306,6 +310,17 @@ take_id(OutboxDb *db)
 	return id < pg_atomic_read_u64(&db->limit_id) ? id : 0;
 }
 
+/* For tests: what may happen between the rows of a message. */
+static inline void
+between_parts(HeldLane *held)
+{
+	if (!OUTBOX_RULE("one-hold"))
+		LWLockRelease(&held->lane->lock);
+	OUTBOX_FAULT("append-between-parts");
+	if (!OUTBOX_RULE("one-hold"))
+		LWLockAcquire(&held->lane->lock, LW_EXCLUSIVE);
+}
+
 /*
  * Insert rows from the first not yet inserted on, under one hold of a lane's
  * lock: a few hundred, to the end of a message, or until ids run out.
@@ -321,6 +336,7 @@ insert_some(Oid extoid, RowSet *set, int from, uint64 *id)
 	acquire_lane(extoid, &held);
 	if (!OUTBOX_RULE("ids-under-lock"))
 		LWLockRelease(&held.lane->lock);
+	RelationSetTargetBlock(held.rel, InvalidBlockNumber);
 	for (i = from; i < set->nrows; i++)
 	{
 		if (set->starts[i])
@@ -337,12 +353,17 @@ insert_some(Oid extoid, RowSet *set, int from, uint64 *id)
 			}
 			*id = next;
 		}
+		OUTBOX_FAULT("append-after-id");
+		if (!OUTBOX_RULE("nothing-under-lock"))
+		{
+			LockRelationOid(ClassOidIndexId, AccessShareLock);
+			UnlockRelationOid(ClassOidIndexId, AccessShareLock);
+		}
 		set_row_id(set->rows[i], *id);
-		RelationSetTargetBlock(held.rel, InvalidBlockNumber);
 		heap_insert(held.rel, set->rows[i], cid,
 					HEAP_INSERT_SKIP_FSM | HEAP_INSERT_NO_LOGICAL, NULL);
 		if (!set->starts[i])
-			OUTBOX_FAULT("append-between-parts");
+			between_parts(&held);
 	}
 	if (!OUTBOX_RULE("ids-under-lock"))
 		LWLockAcquire(&held.lane->lock, LW_EXCLUSIVE);

@@ -145,8 +145,8 @@ outbox_is_segment(Oid relid)
 }
 
 /* Read what of a row stands at fixed places. */
-static void
-read_fixed(HeapTuple tuple, OutboxRow *row)
+void
+outbox_row_read(HeapTuple tuple, OutboxRow *row)
 {
 	const char *data = (char *) tuple->t_data + tuple->t_data->t_hoff;
 
@@ -189,16 +189,20 @@ sort_rows(OutboxPage *page)
 
 /* A row of a copied page as a tuple that points into the copy. */
 void
-outbox_page_row(Relation rel, OutboxPage *page, int row, HeapTuple tuple)
+outbox_page_row(OutboxPage *page, int row, HeapTuple tuple)
 {
 	Page		copy = (Page) page->copy.data;
 	ItemId		item = PageGetItemId(copy, page->rows[row].offset);
 
 	tuple->t_data = (HeapTupleHeader) PageGetItem(copy, item);
 	tuple->t_len = ItemIdGetLength(item);
-	tuple->t_tableOid = RelationGetRelid(rel);
+	tuple->t_tableOid = InvalidOid;
 	ItemPointerSetInvalid(&tuple->t_self);
 }
+
+#ifdef OUTBOX_FAULT_POINTS
+uint64		outbox_pages_read = 0;
+#endif
 
 /* Copy a page, see segment.h. */
 bool
@@ -209,6 +213,9 @@ outbox_page_read(Relation rel, BlockNumber blkno, Snapshot snapshot,
 	Page		source;
 	OffsetNumber last;
 
+#ifdef OUTBOX_FAULT_POINTS
+	outbox_pages_read++;
+#endif
 	page->nrows = 0;
 	LockBuffer(buffer, BUFFER_LOCK_SHARE);
 	source = BufferGetPage(buffer);
@@ -225,7 +232,7 @@ outbox_page_read(Relation rel, BlockNumber blkno, Snapshot snapshot,
 		tuple.t_len = ItemIdGetLength(item);
 		tuple.t_tableOid = RelationGetRelid(rel);
 		ItemPointerSet(&tuple.t_self, blkno, off);
-		read_fixed(&tuple, row);
+		outbox_row_read(&tuple, row);
 		row->offset = off;
 		row->visible = snapshot != NULL &&
 			HeapTupleSatisfiesVisibility(&tuple, snapshot, buffer);
@@ -268,8 +275,10 @@ outbox_segment_search(Relation rel, BlockNumber nblocks, uint64 id)
 		{
 			found = nblocks - 1;
 			hi = nblocks - 1;
-			if (page->rows[0].id <= id)
-				lo = hi;		/* starts on this page */
+			/* a message that begins on the page before is not found here */
+			if (page->rows[0].id < id ||
+				(page->rows[0].id == id && page->rows[0].part == 0))
+				lo = hi;
 		}
 	}
 	while (lo < hi)
@@ -322,7 +331,7 @@ outbox_segment_last_id(Oid relid, uint64 *id, TimestampTz *published)
 			HeapTupleData tuple;
 			bool		isnull;
 
-			outbox_page_row(rel, page, page->nrows - 1, &tuple);
+			outbox_page_row(page, page->nrows - 1, &tuple);
 			*published = DatumGetTimestampTz(heap_getattr(&tuple, OUTBOX_COL_PUBLISHED,
 														  outbox_segment_desc(), &isnull));
 		}

@@ -1,0 +1,230 @@
+# The relay: how fast it drains a backlog, how late it delivers, what it costs.
+package Bench::Relay;
+use strict;
+use warnings;
+use Bench::Report;
+use IO::Select;
+use Time::HiRes qw(time sleep);
+
+my $partitions = 4;
+
+# A process that watches another one's memory; ->() ends it and gives the peak.
+sub watch_memory
+{
+	my ($pg, $pid) = @_;
+	pipe(my $read, my $write) or die;
+	my $watcher = fork;
+
+	die "fork: $!\n" unless defined $watcher;
+	if ($watcher == 0)
+	{
+		my $peak = 0;
+		my $ended = 0;
+		local $SIG{TERM} = sub { $ended = 1 };
+		until ($ended)
+		{
+			my $mb = $pg->anonymous_mb($pid) || 0;
+			$peak = $mb if $mb > $peak;
+			select undef, undef, undef, 0.02;
+		}
+		syswrite $write, $peak;
+		# no destructors: server and broker are the parent's
+		require POSIX;
+		POSIX::_exit(0);
+	}
+	close $write;
+	return sub {
+		kill 'TERM', $watcher;
+		my $peak = <$read>;
+		waitpid $watcher, 0;
+		return $peak || 0;
+	};
+}
+
+# Publishes $n messages to a topic, a million a transaction.
+sub publish_backlog
+{
+	my ($bench, $dbname, $topic, $n) = @_;
+	for (my $from = 0; $from < $n; $from += 1_000_000)
+	{
+		my $count = $n - $from < 1_000_000 ? $n - $from : 1_000_000;
+		$bench->{pg}->sql($dbname, "SELECT count(outbox.publish('$topic', '$bench->{payload}'::jsonb, "
+			  . "'key-' || 10000 + n % 10000)) FROM generate_series(1, $count) n");
+	}
+	return;
+}
+
+# One drain: seconds from CREATE SERVER until all is acknowledged, peak of
+# anonymous memory, seconds of CPU.
+sub drain_once
+{
+	my ($bench, $dbname, $n) = @_;
+	my ($pg, $kafka) = ($bench->{pg}, $bench->{kafka}->());
+	my $topic = $kafka->create_topic($partitions);
+
+	publish_backlog($bench, $dbname, $topic, $n);
+	$pg->sql($dbname, 'CHECKPOINT');
+	my $start = time;
+	$pg->create_server($dbname, 'events', $kafka->bootstrap, topics => $topic, start => 'earliest');
+	my $pid = $pg->relay_pid($dbname, 'events');
+	my $peak_of = watch_memory($pg, $pid);
+	$pg->flush($dbname, 600);
+	my $seconds = time - $start;
+	my $cpu = $pg->cpu_seconds($pid);
+	my $peak = $peak_of->();
+	my $arrived = $kafka->count($topic);
+	die "$n messages, but $arrived records\n" if $arrived != $n;
+
+	# freed before the next round, so that each reads its own messages only
+	$pg->wait_for($dbname, 'SELECT sum(pg_relation_size(relid)) < 64 * 1024 * 1024 FROM outbox.segments', 60);
+	$pg->sql($dbname, 'DROP SERVER events');
+	$pg->wait_for($dbname, "SELECT count(*) = 0 FROM pg_stat_activity WHERE backend_type LIKE 'pg_outbox relay%'", 30);
+	$kafka->delete_topic($topic);
+	return ($seconds, $peak, $cpu);
+}
+
+sub produce_once
+{
+	my ($bench, $n, @properties) = @_;
+	my $kafka = $bench->{kafka}->();
+	my $topic = $kafka->create_topic($partitions);
+	my @result = $kafka->produce($topic, $n, $bench->{payload_file}, @properties);
+	my $arrived = $kafka->count($topic);
+
+	die "$n messages, but $arrived records\n" if $arrived != $n;
+	$kafka->delete_topic($topic);
+	return @result;
+}
+
+sub drain_of
+{
+	my ($bench, $n, $rounds) = @_;
+	my $dbname = 'bench_drain';
+	my $name = $n >= 1_000_000 ? $n / 1_000_000 . ' million' : $n;
+	my (@ours, @plain, @peaks, @cpu, @plain_cpu);
+
+	headline("Drain of $name messages of 200 bytes into Kafka, beside a plain librdkafka producer");
+	Bench::Report::columns();
+	$bench->{pg}->create_database($dbname);
+	# Java compiles while the first ones run
+	produce_once($bench, $bench->{quick} ? 100_000 : 500_000) for 1 .. 2;
+	for my $round (1 .. $rounds)
+	{
+		my ($seconds, $peak, $cpu) = drain_once($bench, $dbname, $n);
+		push @ours, $n / $seconds;
+		push @peaks, $peak;
+		push @cpu, $cpu * 1_000_000 / $n;
+		($seconds, $cpu) = produce_once($bench, $n);
+		push @plain, $n / $seconds;
+		push @plain_cpu, $cpu * 1_000_000 / $n;
+	}
+	result("drain of $name, messages/s", ours => median(@ours), reference => median(@plain),
+		value => ratios(\@ours, \@plain), at_least => 1.3);
+	result('  seconds of CPU a million', ours => median(@cpu), reference => median(@plain_cpu),
+		value => ratios(\@cpu, \@plain_cpu));
+	result('  peak of anonymous memory, MB', value => (sort { $b <=> $a } @peaks)[0], at_most => 60 + 64);
+	$bench->{pg}->drop_database($dbname);
+	return;
+}
+
+sub drain
+{
+	my ($bench) = @_;
+	drain_of($bench, $bench->{quick} ? 100_000 : 1_000_000, $bench->{quick} ? 1 : 5);
+	return;
+}
+
+sub drain10m
+{
+	my ($bench) = @_;
+	drain_of($bench, 10_000_000, $bench->{quick} ? 1 : 3);
+	return;
+}
+
+# p50 and p99 in ms, each the median of the runs.
+sub latency_at
+{
+	my ($bench, $rate, $rounds, $seconds) = @_;
+	my ($pg, $kafka) = ($bench->{pg}, $bench->{kafka}->());
+	my $dbname = 'bench_latency';
+	my (%p50, %p99);
+
+	$pg->create_database($dbname);
+	$pg->create_server($dbname, 'events', $kafka->bootstrap);
+	for my $round (1 .. $rounds)
+	{
+		for my $side ('pg', 'kafka')
+		{
+			my $topic = $kafka->create_topic($partitions);
+			my ($n, $p50, undef, $p99) = split ' ', $pg->run("$ENV{OUTBOX_BUILD}/bench_latency",
+				$side, $pg->conninfo($dbname), $kafka->bootstrap, $topic, $rate, $seconds,
+				$bench->{payload_file});
+
+			push @{ $p50{$side} }, $p50 / 1000;
+			push @{ $p99{$side} }, $p99 / 1000;
+			$kafka->delete_topic($topic);
+		}
+	}
+	$pg->sql($dbname, 'DROP SERVER events');
+	$pg->drop_database($dbname);
+	my %targets = $rate == 200 ? (p50 => 3, p99 => 10) : ();
+	for ([ 'p50', \%p50 ], [ 'p99', \%p99 ])
+	{
+		my ($name, $values) = @$_;
+		my $ours = median(@{ $values->{pg} });
+		result("latency at $rate/s, $name, ms", ours => $ours, reference => median(@{ $values->{kafka} }),
+			value => $ours, $targets{$name} ? (at_most => $targets{$name}) : ());
+	}
+	return;
+}
+
+sub latency
+{
+	my ($bench) = @_;
+	headline('Latency: begin of the publishing transaction to the consumer, synchronous commit');
+	note('reference: a plain client\'s record to the consumer, without PostgreSQL: the floor');
+	Bench::Report::columns();
+	latency_at($bench, $_, $bench->{quick} ? 1 : 3, $bench->{quick} ? 3 : 15) for 200, 2000;
+	return;
+}
+
+sub idle
+{
+	my ($bench) = @_;
+	my ($pg, $kafka) = ($bench->{pg}, $bench->{kafka}->());
+	my $dbname = 'bench_idle';
+	my $seconds = $bench->{quick} ? 5 : 30;
+	my $topic = $kafka->create_topic($partitions);
+
+	headline('Idle: a server that has delivered all, nobody publishes');
+	Bench::Report::columns();
+	$pg->create_database($dbname);
+	$pg->create_server($dbname, 'events', $kafka->bootstrap);
+	publish_backlog($bench, $dbname, $topic, 1000);
+	$pg->flush($dbname, 60);
+	my %pids = (relay => $pg->relay_pid($dbname, 'events'), keeper => $pg->keeper_pid($dbname));
+	# the last position is stored and small segments are rotated by then
+	sleep($bench->{quick} ? 2 : 5);
+	my %before = map { $_ => $pg->switches($pids{$_}) } keys %pids;
+	my $cpu = $pg->cpu_seconds($pids{relay}) + $pg->cpu_seconds($pids{keeper});
+	my $start = time;
+	sleep($seconds);
+	my $passed = time - $start;
+	for my $who ('relay', 'keeper')
+	{
+		result("wake-ups a second of the $who\'s main thread",
+			value => ($pg->switches($pids{$who}) - $before{$who}) / $passed, at_most => 1.1);
+	}
+	result('CPU of relay and keeper, %',
+		value => 100 * ($pg->cpu_seconds($pids{relay}) + $pg->cpu_seconds($pids{keeper}) - $cpu) / $passed);
+	for my $who ('relay', 'keeper')
+	{
+		result("anonymous memory of the $who, MB", value => $pg->anonymous_mb($pids{$who}), at_most => 25);
+	}
+	$pg->sql($dbname, 'DROP SERVER events');
+	$pg->drop_database($dbname);
+	$kafka->delete_topic($topic);
+	return;
+}
+
+1;
