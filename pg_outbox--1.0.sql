@@ -499,6 +499,7 @@ CREATE FUNCTION outbox.skip_replicated() RETURNS trigger
 	AS 'MODULE_PATHNAME', 'outbox_skip_replicated' LANGUAGE C;
 COMMENT ON FUNCTION outbox.skip_replicated() IS
 	'trigger of tables of pg_outbox: logical replication leaves them alone';
+REVOKE ALL ON FUNCTION outbox.skip_replicated() FROM PUBLIC;
 
 DO $$
 DECLARE
