@@ -118,6 +118,8 @@ SELECT outbox.pause('some"body; DROP SERVER somebodys');
 SELECT outbox.pause(NULL);
 SELECT outbox.resume('nobody');
 SELECT outbox.resume(NULL);
+SELECT outbox.adopt('nobody');
+SELECT outbox.adopt(NULL);
 SELECT outbox.redrive('nobody');
 SELECT outbox.redrive('gone');
 SELECT outbox.redrive('not_ours');
@@ -158,6 +160,7 @@ SELECT outbox.pause('somebodys');
 SELECT outbox.resume('somebodys');
 SELECT outbox.redrive('somebodys');
 SELECT outbox.discard('somebodys');
+SELECT outbox.adopt('somebodys');
 CREATE SERVER mine FOREIGN DATA WRAPPER outbox_kafka OPTIONS ("bootstrap.servers" 'a');
 
 -- as nobody
