@@ -9,8 +9,12 @@ CREATE TEMP VIEW member AS
 	FROM pg_depend d
 	JOIN pg_extension e ON e.oid = d.refobjid AND d.refclassid = 'pg_extension'::regclass
 	LEFT JOIN pg_class c ON c.oid = d.objid AND d.classid = 'pg_class'::regclass
+	LEFT JOIN pg_type t ON t.oid = d.objid AND d.classid = 'pg_type'::regclass
 	WHERE e.extname = 'pg_outbox' AND d.deptype = 'e'
-	  AND (c.relname IS NULL OR c.relname !~ '^segment_[0-9]+$');
+	  AND (c.relname IS NULL OR c.relname !~ '^segment_[0-9]+$')
+	  -- types of rows, and arrays of them, come with their tables (members since 16)
+	  AND (t.oid IS NULL OR (t.typelem = 0 AND NOT EXISTS
+		(SELECT FROM pg_class r WHERE r.oid = t.typrelid AND r.relkind <> 'c')));
 
 -- what there is (a new object belongs into README too)
 SELECT object FROM member ORDER BY object COLLATE "C";
