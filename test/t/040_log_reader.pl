@@ -3,6 +3,7 @@
 # of the relay; how much a round reads.
 # every major
 use OutboxTest;
+use List::Util ();
 use OutboxLog;
 
 my $pg = OutboxTest->server('main', conf => "outbox.enabled = off\nautovacuum = off");
@@ -201,7 +202,9 @@ sub under_lock
 {
 	my ($fault) = @_;
 	my ($warm, $ddl, $monitor) = ($log->session, $log->session, $log->session);
-	my $state = "SELECT coalesce(wait_event_type, 'none') FROM pg_stat_activity WHERE pid = $warm->{pid}";
+	# Client: it has come to its end; before it has begun there is another query
+	my $state = "SELECT CASE WHEN query LIKE '%outbox.publish(''t'', ''w'')%'"
+	  . " THEN coalesce(wait_event_type, 'none') END FROM pg_stat_activity WHERE pid = $warm->{pid}";
 
 	$_->do($publish->("repeat('w', 30000)")) for $warm, $warm;
 	$warm->do("SET outbox.fault = '$fault'");
@@ -275,8 +278,8 @@ END
 	$pg->sql($publish->("'fourth'"));
 	is($r->round, 'fourth', 'left open');
 	$a->do('COMMIT');
-	$pg->sql('SET synchronize_seqscans = off; VACUUM FULL');
-	is($r->round, 'ooooo*5000', 'behind VACUUM FULL');
+	$pg->sql('VACUUM FULL');
+	is($r->round, 'ooooo*5000', 'after VACUUM FULL, which leaves segments as they are');
 	is($pg->sql('SELECT count(*) FROM test.disorder'), 0, 'lanes are sorted');
 	$_->quit for $r, $a;
 }
@@ -314,6 +317,9 @@ END
 
 # --- what a round reads ----------------------------------------------------------------------------------
 
+# without the pages above that VACUUM emptied: a search steps over them
+new_log();
+
 {
 	my $r = $log->reader('', now => 1);
 	my $a = $log->session;
@@ -331,7 +337,7 @@ END
 		push @pages, $r->state('pages') - $before;
 	}
 	shift @pages;
-	my ($least, $most) = (sort { $a <=> $b } @pages)[ 0, -1 ];
+	my ($least, $most) = (List::Util::min(@pages), List::Util::max(@pages));
 	cmp_ok($most, '<=', $least + 10, "a round beside an open transaction reads the same ($least to $most pages)");
 	is($r->state('open'), 1, 'one entry');
 	$a->do('COMMIT');
