@@ -6,7 +6,8 @@
  * One client sends to many partitions, and a record that its topic refuses
  * in between.  The client goes fatal; it is given up as the relay does it
  * (queue back, in flight to its end, the rest back), and what came back is
- * sent again by another client.  A consumer counts.
+ * sent again by another client.  A consumer counts.  Where requests are
+ * slow to end, they can be given up too.
  *
  * Copyright (c) 2026, pg_outbox contributors
  *
@@ -18,6 +19,8 @@
 #include <string.h>
 
 #include "kafka_driver.h"
+
+#include <librdkafka/rdkafka_mock.h>
 
 #define PARTITIONS		6
 #define N				60000
@@ -219,12 +222,61 @@ check_narrow(void)
 	free(big);
 }
 
+/* A broker that does not answer: the queue comes back, the rest when asked. */
+static void
+check_slow_broker(void)
+{
+	enum
+	{
+		RECORDS = 3000, BATCH = 100
+	};
+	char		errstr[256];
+	const char *topic = "slow";
+	const char *saved = bootstrap;
+	rd_kafka_t *rk = rd_kafka_new(RD_KAFKA_PRODUCER, rd_kafka_conf_new(),
+								  errstr, sizeof(errstr));
+	rd_kafka_mock_cluster_t *cluster = rd_kafka_mock_cluster_new(rk, 1);
+	OutboxClient *client;
+	OutboxError error;
+	OutboxTransportStatus status;
+	Tally		tally = {0};
+	int			open;
+
+	rd_kafka_mock_topic_create(cluster, topic, 1, 1);
+	bootstrap = rd_kafka_mock_cluster_bootstraps(cluster);
+	options[0].value = bootstrap;
+	client = client_open_narrow(false, BATCH);
+	send_one(client, topic, 0, "x", 1, 0, &error);
+	ok(wait_total(client, &tally, 1, 10), "a broker that answers");
+	rd_kafka_mock_broker_set_rtt(cluster, 1, 30000);
+	for (int i = 1; i < RECORDS; i++)
+		send_one(client, topic, 0, "x", 1, i, &error);
+	wait_total(client, &tally, 2, 0.5);	/* requests are out */
+	T.purge(client, false);
+	wait_total(client, &tally, RECORDS, 1);
+	open = RECORDS - tally.total;
+	printf("# slow: purged %d, open %d\n", tally.by[OUTBOX_PURGED], open);
+	ok(tally.by[OUTBOX_PURGED] > 0 && open >= BATCH && open <= 5 * BATCH,
+	   "the queue is given back, and nothing that is on its way");
+	T.purge(client, true);
+	ok(wait_total(client, &tally, RECORDS, 2) &&
+	   tally.by[OUTBOX_PURGED] == RECORDS - 1, "then that too");
+	T.status(client, &status);
+	ok(!status.failed, "which is not a failure");
+	ok(T.close(client, 5000), "closed");
+	bootstrap = saved;
+	options[0].value = saved;
+	rd_kafka_mock_cluster_destroy(cluster);
+	rd_kafka_destroy(rk);
+}
+
 void
 check_in_flight(void)
 {
 	ok(refuse_in_flight(false, 200) == 0,
 	   "what was in flight elsewhere is not sent twice");
 	check_narrow();
+	check_slow_broker();
 }
 
 /* The same several times, both ways. */
