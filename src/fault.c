@@ -20,6 +20,7 @@
 #include "miscadmin.h"
 #include "postmaster/interrupt.h"
 #include "storage/latch.h"
+#include "storage/lock.h"
 #include "utils/guc.h"
 
 static char *fault_setting = "";
@@ -42,6 +43,20 @@ fault_action(const char *name)
 	return NULL;
 }
 
+/*
+ * Wait for pg_advisory_lock(key) of another session.  Also done where an LWLock
+ * is held, to see what others do meanwhile; it can't be cancelled there.
+ */
+static void
+wait_for_advisory_lock(int key)
+{
+	LOCKTAG		tag;
+
+	SET_LOCKTAG_ADVISORY(tag, MyDatabaseId, 0, (uint32) key, 1);
+	(void) LockAcquire(&tag, ExclusiveLock, false, false);
+	LockRelease(&tag, ExclusiveLock, false);
+}
+
 /* Do what the test asked for at this point. */
 void
 outbox_fault(const char *name)
@@ -56,6 +71,8 @@ outbox_fault(const char *name)
 		ereport(ERROR,
 				(errcode(ERRCODE_INTERNAL_ERROR),
 				 errmsg("fault point \"%s\"", name)));
+	else if (strncmp(action, "lock:", 5) == 0)
+		wait_for_advisory_lock(atoi(action + 5));
 	else if (strncmp(action, "wait", 4) == 0)
 	{
 		/* waits for a reload, so not for places that hold an LWLock */

@@ -130,7 +130,7 @@ look_at_page(Relation rel, BlockNumber blkno, uint64 from, Snapshot snapshot,
 
 		if (page->rows[i].id < from || !page->rows[i].visible)
 			continue;
-		outbox_page_row(rel, page, i, &tuple);
+		outbox_page_row(page, i, &tuple);
 		published = DatumGetTimestampTz(heap_getattr(&tuple, OUTBOX_COL_PUBLISHED,
 													 outbox_segment_desc(), &isnull));
 		if (pending->oldest == 0 || published < pending->oldest)

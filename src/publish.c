@@ -20,6 +20,7 @@
 #include "catalog/pg_proc.h"
 #include "catalog/pg_type.h"
 #include "compat.h"
+#include "fault.h"
 #include "fmgr.h"
 #include "guc.h"
 #include "json_text.h"
@@ -91,7 +92,8 @@ begin_publish(FunctionCallInfo fcinfo, const char *name)
 
 	outbox_require_preload();
 	PreventCommandDuringRecovery(name);
-	PreventCommandIfReadOnly(name);
+	if (OUTBOX_RULE("refuse-read-only"))
+		PreventCommandIfReadOnly(name);
 	PreventCommandIfParallelMode(name);
 	extoid = outbox_extension_of(fcinfo->flinfo->fn_oid);
 	if (outbox_max_backlog > 0)
@@ -436,7 +438,8 @@ publish_xact_callback(XactEvent event, void *arg)
 		case XACT_EVENT_COMMIT:
 		case XACT_EVENT_PREPARE:
 			db = outbox_db_find(MyDatabaseId, published_extension);
-			if (db != NULL)
+			if (db != NULL &&
+				(event == XACT_EVENT_COMMIT || OUTBOX_RULE("count-at-prepare")))
 				pg_atomic_fetch_add_u64(&db->publish_count, 1);
 			outbox_wake_relays(MyDatabaseId);
 			published_extension = InvalidOid;

@@ -9,6 +9,7 @@
  * keeper's next look.  COMMIT PREPARED and ROLLBACK PREPARED wake the relays,
  * as the session that prepared has left.  Statements that need a database free
  * of other sessions raise a hold-off first and wait until our workers are out.
+ * Before any of that guard.c keeps DDL off the log.
  *
  * Copyright (c) 2026, pg_outbox contributors
  *
@@ -23,6 +24,7 @@
 #include "commands/defrem.h"
 #include "commands/extension.h"
 #include "foreign/foreign.h"
+#include "guard.h"
 #include "hold_off.h"
 #include "log/lane.h"
 #include "log/position.h"
@@ -121,11 +123,14 @@ outbox_process_utility(PlannedStmt *pstmt, const char *queryString, bool readOnl
 					   QueryEnvironment *queryEnv, DestReceiver *dest, QueryCompletion *qc)
 {
 	Node	   *stmt = pstmt->utilityStmt;
+	PlannedStmt *allowed = outbox_guard(pstmt);
 	Oid			dboid = database_wanted(stmt);
 
+	if (allowed == NULL)
+		return;
 	if (OidIsValid(dboid))
 		outbox_hold_off(dboid);
-	next_process_utility(pstmt, queryString, readOnlyTree, context, params,
+	next_process_utility(allowed, queryString, readOnlyTree, context, params,
 						 queryEnv, dest, qc);
 
 	if (IsA(stmt, DropdbStmt) && OidIsValid(dboid))

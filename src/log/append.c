@@ -37,6 +37,7 @@
 #include "access/htup_details.h"
 #include "access/transam.h"
 #include "access/xact.h"
+#include "catalog/pg_class.h"
 #include "catalog/pg_type.h"
 #include "compat.h"
 #include "fault.h"
@@ -264,6 +265,7 @@ try_lanes(HeldLane *held)
 		held->rel = open_segment(held->lane, false);
 		if (held->rel == NULL)
 			continue;
+		OUTBOX_FAULT("append-after-open");
 		if (LWLockConditionalAcquire(&held->lane->lock, LW_EXCLUSIVE))
 		{
 			my_lane = n;
@@ -308,6 +310,17 @@ take_id(OutboxDb *db)
 	return id < pg_atomic_read_u64(&db->limit_id) ? id : 0;
 }
 
+/* For tests: what may happen between the rows of a message. */
+static inline void
+between_parts(HeldLane *held)
+{
+	if (!OUTBOX_RULE("one-hold"))
+		LWLockRelease(&held->lane->lock);
+	OUTBOX_FAULT("append-between-parts");
+	if (!OUTBOX_RULE("one-hold"))
+		LWLockAcquire(&held->lane->lock, LW_EXCLUSIVE);
+}
+
 /*
  * Insert rows from the first not yet inserted on, under one hold of a lane's
  * lock: a few hundred, to the end of a message, or until ids run out.
@@ -340,11 +353,17 @@ insert_some(Oid extoid, RowSet *set, int from, uint64 *id)
 			}
 			*id = next;
 		}
+		OUTBOX_FAULT("append-after-id");
+		if (!OUTBOX_RULE("nothing-under-lock"))
+		{
+			LockRelationOid(ClassOidIndexId, AccessShareLock);
+			UnlockRelationOid(ClassOidIndexId, AccessShareLock);
+		}
 		set_row_id(set->rows[i], *id);
 		heap_insert(held.rel, set->rows[i], cid,
 					HEAP_INSERT_SKIP_FSM | HEAP_INSERT_NO_LOGICAL, NULL);
 		if (!set->starts[i])
-			OUTBOX_FAULT("append-between-parts");
+			between_parts(&held);
 	}
 	if (!OUTBOX_RULE("ids-under-lock"))
 		LWLockAcquire(&held.lane->lock, LW_EXCLUSIVE);

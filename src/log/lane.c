@@ -150,6 +150,12 @@ outbox_reserve_ids(OutboxDb *db, Oid extoid)
 	if (pg_atomic_read_u64(&db->next_id) >= limit)
 	{
 		limit = Max(limit, pg_atomic_read_u64(&db->next_id)) + ID_RESERVE;
+		if (!OUTBOX_RULE("sequence-before-limit"))
+		{
+			pg_atomic_write_u64(&db->limit_id, limit);
+			outbox_unlock(extoid, OUTBOX_LOCK_IDS);
+			return;
+		}
 		set_sequence(limit);
 		OUTBOX_FAULT("ids-after-setval");
 		pg_atomic_write_u64(&db->limit_id, limit);
@@ -181,11 +187,22 @@ extension_is_uncommitted(Oid extoid)
 	return result;
 }
 
-/* The segment that takes a lane's appends, see the banner. */
+static int
+newest_first(const ListCell *a, const ListCell *b)
+{
+	uint64		x = ((const OutboxSegment *) lfirst(a))->generation;
+	uint64		y = ((const OutboxSegment *) lfirst(b))->generation;
+
+	return (x < y) - (x > y);
+}
+
+/*
+ * The segment that takes a lane's appends, see the banner; the list has the
+ * newest first.  Its last id is also the lane's highest.
+ */
 static const OutboxSegment *
 choose_current(List *segments, int lane, uint64 *highest)
 {
-	const OutboxSegment *current = NULL;
 	const OutboxSegment *lowest = NULL;
 	ListCell   *lc;
 
@@ -196,21 +213,18 @@ choose_current(List *segments, int lane, uint64 *highest)
 
 		if (segment->lane != lane)
 			continue;
-		if (lowest == NULL || segment->generation < lowest->generation)
-			lowest = segment;
+		lowest = segment;
 		if (outbox_segment_last_id(segment->relid, &last, NULL))
 		{
 			*highest = Max(*highest, last);
-			if (current == NULL || segment->generation > current->generation)
-				current = segment;
+			return segment;
 		}
 	}
-	current = current != NULL ? current : lowest;
-	if (current == NULL)
+	if (lowest == NULL)
 		ereport(ERROR,
 				(errcode(ERRCODE_DATA_CORRUPTED),
 				 errmsg("lane %d of pg_outbox has no segment", lane)));
-	return current;
+	return lowest;
 }
 
 /* Put what was built into a free slot. */
@@ -290,6 +304,7 @@ outbox_db_get(Oid extoid)
 	{
 		uncommitted = extension_is_uncommitted(extoid);
 		segments = outbox_segment_list();
+		list_sort(segments, newest_first);
 		for (int lane = 0; lane < OUTBOX_LANES; lane++)
 			current[lane] = choose_current(segments, lane, &highest);
 		if (uncommitted)

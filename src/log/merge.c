@@ -15,7 +15,8 @@
  * and later gives it to any lane.  So a segment is locked first, and then a
  * newer snapshot must still list it with the lane and generation that we
  * believed in; if it does, our lock keeps it so.  A segment that left the list
- * held only what is done.
+ * held only what is done.  One segment a lane is open at a time, however many
+ * a backlog has: each costs an entry of the server's lock table.
  *
  * A segment that a row of our snapshot is in was listed before the row was
  * written, so a list read after that snapshot was taken has it.
@@ -33,7 +34,10 @@
 #include "storage/bufmgr.h"
 #include "storage/lmgr.h"
 
-/* Pages of one lane that a pass looks at before it gives way. */
+/*
+ * Pages of one lane that a pass looks at before it gives way.  Empty ones don't
+ * count: a pass that saw nothing else would not get further the next time.
+ */
 #define PAGES_PER_PASS	4096
 
 /* The lowest id of a generation, where it is known. */
@@ -42,15 +46,6 @@ typedef struct FirstId
 	uint64		generation;		/* key */
 	uint64		id;
 } FirstId;
-
-/* A segment that this pass has opened. */
-typedef struct OpenSegment
-{
-	OutboxSegment segment;
-	Relation	rel;
-	uint64		first_id;		/* valid when not empty */
-	bool		empty;
-} OpenSegment;
 
 typedef struct LaneCursor
 {
@@ -68,7 +63,7 @@ typedef struct LaneCursor
 	uint64		passed;			/* ids below are behind us */
 	bool		paused;
 	bool		done;
-	bool		ready;			/* page->rows[row] is to be taken */
+	bool		ready;			/* page->rows[row] is to be handed out */
 } LaneCursor;
 
 struct OutboxMerge
@@ -76,14 +71,11 @@ struct OutboxMerge
 	LaneCursor	lanes[OUTBOX_LANES];
 	LaneCursor *last;			/* where the last row came from */
 	bool		consumed;		/* the row that it stands on is handed out */
-	bool		begun;			/* what is opened from now on is checked at
-								 * once */
 	uint64		from;
 	Snapshot	snapshot;
 	HTAB	   *first_ids;
 	OutboxJudge judge;
 	void	   *arg;
-	List	   *open;			/* of OpenSegment */
 };
 
 HTAB *
@@ -115,67 +107,85 @@ still_listed(List *list, const OutboxSegment *segment)
 	return false;
 }
 
-/* Remember the lowest id of a generation that we were right about. */
-static void
-remember_first_id(OutboxMerge *merge, const OpenSegment *open)
+/* Lock and open a segment; NULL when it is gone.  Not checked yet. */
+static Relation
+lock_segment(const OutboxSegment *segment)
 {
-	FirstId    *known;
+	return try_relation_open(segment->relid, AccessShareLock);
+}
 
-	if (open->empty)
-		return;
-	known = hash_search(merge->first_ids, &open->segment.generation,
-						HASH_ENTER, NULL);
-	known->id = open->first_id;
+/* Lock, open and check a segment; NULL when it is gone or another's by now. */
+static Relation
+open_segment(const OutboxSegment *segment)
+{
+	Relation	rel = lock_segment(segment);
+
+	if (rel != NULL && OUTBOX_RULE("open-then-check") &&
+		!still_listed(outbox_segment_list(), segment))
+	{
+		relation_close(rel, AccessShareLock);
+		rel = NULL;
+	}
+	return rel;
+}
+
+static void
+close_segment(LaneCursor *c)
+{
+	if (c->rel != NULL)
+		relation_close(c->rel, AccessShareLock);
+	c->rel = NULL;
 }
 
 /*
- * Lock and open a segment; NULL when it is gone.  Those opened to begin a pass
- * are checked together, see verify_open().
+ * The lowest id of a segment; UINT64_MAX when it holds none or is gone, which
+ * is not remembered.
  */
-static OpenSegment *
-open_segment(OutboxMerge *merge, const OutboxSegment *segment)
-{
-	OpenSegment *open;
-	ListCell   *lc;
-	Relation	rel;
-
-	foreach(lc, merge->open)
-	{
-		open = lfirst(lc);
-		if (open->segment.generation == segment->generation &&
-			open->segment.relid == segment->relid)
-			return open;
-	}
-	rel = try_relation_open(segment->relid, AccessShareLock);
-	if (rel == NULL)
-		return NULL;
-	if (merge->begun && !still_listed(outbox_segment_list(), segment))
-	{
-		relation_close(rel, AccessShareLock);
-		return NULL;
-	}
-	open = palloc(sizeof(OpenSegment));
-	open->segment = *segment;
-	open->rel = rel;
-	open->empty = !outbox_segment_first_id(rel, &open->first_id);
-	merge->open = lappend(merge->open, open);
-	if (merge->begun)
-		remember_first_id(merge, open);
-	return open;
-}
-
-/* The lowest id of a segment, UINT64_MAX when it holds none or is gone. */
 static uint64
 first_id(OutboxMerge *merge, const OutboxSegment *segment)
 {
 	FirstId    *known = hash_search(merge->first_ids, &segment->generation,
 									HASH_FIND, NULL);
-	OpenSegment *open;
+	Relation	rel;
+	uint64		id;
+	bool		found;
 
 	if (known != NULL)
 		return known->id;
-	open = open_segment(merge, segment);
-	return open == NULL || open->empty ? PG_UINT64_MAX : open->first_id;
+	rel = open_segment(segment);
+	if (rel == NULL)
+		return PG_UINT64_MAX;
+	found = outbox_segment_first_id(rel, &id);
+	relation_close(rel, AccessShareLock);
+	if (!found)
+		return PG_UINT64_MAX;
+	known = hash_search(merge->first_ids, &segment->generation, HASH_ENTER, NULL);
+	known->id = id;
+	return id;
+}
+
+/* Forget generations that are not listed any more. */
+static void
+forget_first_ids(OutboxMerge *merge, List *list)
+{
+	HASH_SEQ_STATUS status;
+	FirstId    *known;
+	uint64		oldest = PG_UINT64_MAX;
+	ListCell   *lc;
+
+	if (hash_get_num_entries(merge->first_ids) <= 2 * list_length(list))
+		return;
+	foreach(lc, list)
+	{
+		const OutboxSegment *segment = lfirst(lc);
+
+		if (segment->lane >= 0)
+			oldest = Min(oldest, segment->generation);
+	}
+	hash_seq_init(&status, merge->first_ids);
+	while ((known = hash_seq_search(&status)) != NULL)
+		if (known->generation < oldest)
+			(void) hash_search(merge->first_ids, &known->generation, HASH_REMOVE, NULL);
 }
 
 static int
@@ -188,26 +198,39 @@ by_generation(const ListCell *a, const ListCell *b)
 }
 
 /*
- * Put a cursor on the first row of at least id: in the last segment that
- * starts at or below it, or the lane's first.
+ * The last segment that starts at or below an id, or the lane's first.  Those
+ * that hold nothing are stepped over: where they stand nothing is missed.
  */
-static void
-seek_lane(OutboxMerge *merge, LaneCursor *c, uint64 id)
+static int
+find_segment(OutboxMerge *merge, const LaneCursor *c, uint64 id)
 {
-	OpenSegment *open;
-	int			i = list_length(c->segments) - 1;
+	int			found = 0;
+	int			end = list_length(c->segments);
 
-	while (i > 0 && first_id(merge, list_nth(c->segments, i)) > id)
-		i--;
-	c->segment = i;
-	c->rel = NULL;
+	while (end - found > 1)
+	{
+		int			mid = found + (end - found) / 2;
+		int			filled = mid;
+		uint64		first = PG_UINT64_MAX;
+
+		while (filled < end &&
+			   (first = first_id(merge, list_nth(c->segments, filled))) == PG_UINT64_MAX)
+			filled++;
+		if (first <= id)
+			found = filled;
+		else
+			end = mid;
+	}
+	return found;
+}
+
+/* Find the first row of at least id in the segment that the cursor is in. */
+static void
+seek_in_segment(LaneCursor *c, uint64 id)
+{
 	c->page->nrows = c->row = 0;
-	if (i < 0)
-		return;
-	open = open_segment(merge, list_nth(c->segments, i));
-	if (open == NULL)
+	if (c->rel == NULL)
 		return;					/* gone: goes on with the next segment */
-	c->rel = open->rel;
 	c->nblocks = RelationGetNumberOfBlocks(c->rel);
 	c->blkno = outbox_segment_search(c->rel, c->nblocks, id);
 }
@@ -219,41 +242,42 @@ range_start(const LaneCursor *c)
 	return Max(c->passed, c->ranges.ranges[c->range].from);
 }
 
-/* Give up the list and all that was opened on its word. */
+/* Close what is open. */
 static void
 close_all(OutboxMerge *merge)
 {
-	ListCell   *lc;
-
-	foreach(lc, merge->open)
-		relation_close(((OpenSegment *) lfirst(lc))->rel, AccessShareLock);
-	merge->open = NIL;
+	for (int lane = 0; lane < OUTBOX_LANES; lane++)
+		close_segment(&merge->lanes[lane]);
 }
 
-/* Is all that was opened still what we took it for?  Then remember it. */
+/* Are the segments that all lanes have opened still what we took them for? */
 static bool
 verify_open(OutboxMerge *merge)
 {
 	List	   *list = outbox_segment_list();
-	ListCell   *lc;
 
-	foreach(lc, merge->open)
-		if (!still_listed(list, &((OpenSegment *) lfirst(lc))->segment) &&
-			OUTBOX_RULE("open-then-check"))
+	if (!OUTBOX_RULE("open-then-check"))
+		return true;
+	for (int lane = 0; lane < OUTBOX_LANES; lane++)
+	{
+		LaneCursor *c = &merge->lanes[lane];
+
+		if (c->rel != NULL && !still_listed(list, list_nth(c->segments, c->segment)))
 			return false;
-	foreach(lc, merge->open)
-		remember_first_id(merge, lfirst(lc));
+	}
 	return true;
 }
 
-/* Put the cursors of all lanes that have something to read on its start. */
+/* Open the segments where the lanes that have something to read begin. */
 static void
-seek_all(OutboxMerge *merge)
+open_lanes(OutboxMerge *merge)
 {
 	List	   *list = outbox_segment_list();
 	ListCell   *lc;
 
 	list_sort(list, by_generation);
+	forget_first_ids(merge, list);
+	OUTBOX_FAULT("reader-before-open");
 	for (int lane = 0; lane < OUTBOX_LANES; lane++)
 	{
 		LaneCursor *c = &merge->lanes[lane];
@@ -262,9 +286,6 @@ seek_all(OutboxMerge *merge)
 		c->range = 0;
 		while (c->range < c->ranges.n && c->ranges.ranges[c->range].to < merge->from)
 			c->range++;
-		c->done = c->range >= c->ranges.n;
-		if (c->done)
-			continue;
 		c->segments = NIL;
 		foreach(lc, list)
 		{
@@ -273,7 +294,11 @@ seek_all(OutboxMerge *merge)
 			if (segment->lane == lane)
 				c->segments = lappend(c->segments, segment);
 		}
-		seek_lane(merge, c, range_start(c));
+		c->done = c->range >= c->ranges.n || c->segments == NIL;
+		if (c->done)
+			continue;
+		c->segment = find_segment(merge, c, range_start(c));
+		c->rel = lock_segment(list_nth(c->segments, c->segment));
 	}
 }
 
@@ -300,30 +325,28 @@ outbox_merge_begin(const OutboxRanges *ranges, uint64 from, Snapshot snapshot,
 	}
 	for (;;)
 	{
-		seek_all(merge);
-		OUTBOX_FAULT("reader-after-open");
+		open_lanes(merge);
 		if (verify_open(merge))
-		{
-			merge->begun = true;
-			return merge;
-		}
+			break;
 		close_all(merge);
 		CHECK_FOR_INTERRUPTS();
 	}
+	for (int lane = 0; lane < OUTBOX_LANES; lane++)
+		if (!merge->lanes[lane].done)
+			seek_in_segment(&merge->lanes[lane], range_start(&merge->lanes[lane]));
+	return merge;
 }
 
 /* Go on in the lane's next segment; false when there is none. */
 static bool
-next_segment(OutboxMerge *merge, LaneCursor *c)
+next_segment(LaneCursor *c)
 {
+	close_segment(c);
 	while (++c->segment < list_length(c->segments))
 	{
-		OutboxSegment *segment = list_nth(c->segments, c->segment);
-		OpenSegment *open = open_segment(merge, segment);
-
-		if (open == NULL)
+		c->rel = open_segment(list_nth(c->segments, c->segment));
+		if (c->rel == NULL)
 			continue;			/* freed meanwhile: all in it is done */
-		c->rel = open->rel;
 		c->nblocks = RelationGetNumberOfBlocks(c->rel);
 		c->blkno = 0;
 		return true;
@@ -340,22 +363,24 @@ next_page(OutboxMerge *merge, LaneCursor *c)
 		CHECK_FOR_INTERRUPTS();
 		if (c->rel == NULL || c->blkno >= c->nblocks)
 		{
-			c->rel = NULL;
-			if (!next_segment(merge, c))
+			if (!next_segment(c))
 			{
 				c->done = true;
 				return false;
 			}
 			continue;
 		}
-		if (c->pages++ >= PAGES_PER_PASS)
+		if (c->pages >= PAGES_PER_PASS)
 		{
 			c->paused = true;
 			return false;
 		}
 		c->row = 0;
 		if (outbox_page_read(c->rel, c->blkno++, merge->snapshot, c->page))
+		{
+			c->pages++;
 			return true;
+		}
 	}
 }
 
@@ -375,8 +400,17 @@ next_range(OutboxMerge *merge, LaneCursor *c, uint64 id)
 	}
 	if (c->ranges.ranges[c->range].from > c->page->rows[c->page->nrows - 1].id)
 	{
+		int			segment;
+
 		c->passed = Max(c->passed, c->ranges.ranges[c->range].from);
-		seek_lane(merge, c, c->passed);
+		segment = find_segment(merge, c, c->passed);
+		if (segment > c->segment)
+		{
+			close_segment(c);
+			c->segment = segment;
+			c->rel = open_segment(list_nth(c->segments, segment));
+		}
+		seek_in_segment(c, c->passed);
 	}
 	return true;
 }
@@ -415,7 +449,7 @@ advance(OutboxMerge *merge, LaneCursor *c)
 	}
 }
 
-/* Up to which id is a lane behind us? */
+/* Up to which id is a lane behind us?  Its end: UINT64_MAX. */
 static uint64
 lane_passed(const LaneCursor *c)
 {
@@ -424,39 +458,38 @@ lane_passed(const LaneCursor *c)
 	return c->done ? PG_UINT64_MAX : c->passed;
 }
 
+/*
+ * A lane that has paused may still hold rows from "passed" on, so nothing
+ * beyond that is handed out: the pass ends there, and the next one begins at
+ * the lowest id that a lane has not passed.  What lanes have looked at beyond
+ * it is looked at again.
+ */
 bool
 outbox_merge_next(OutboxMerge *merge, HeapTuple tuple, OutboxRow *row)
 {
 	LaneCursor *best = NULL;
 
-	if (merge->last != NULL)
-	{
-		if (merge->consumed)
-			merge->last->row++;
-		merge->last->ready = false;
-	}
+	if (merge->last != NULL && merge->consumed)
+		merge->last->row++;
+	merge->last = NULL;
 	for (int lane = 0; lane < OUTBOX_LANES; lane++)
 	{
 		LaneCursor *c = &merge->lanes[lane];
 
-		/*
-		 * The lane of the last row, and at first all, look for their next;
-		 * looking for parts may have met the lane's end already.
-		 */
-		if (!c->done && !c->ready)
+		if (!c->ready)
 			advance(merge, c);
 		if (lane_passed(c) != PG_UINT64_MAX &&
 			(best == NULL || lane_passed(c) < lane_passed(best)))
 			best = c;
 	}
-	merge->last = NULL;
 	if (best == NULL || !best->ready)
 		return false;
+	*row = best->page->rows[best->row];
+	outbox_page_row(best->page, best->row, tuple);
+	best->ready = false;
+	best->passed = row->id + 1;
 	merge->last = best;
 	merge->consumed = true;
-	best->passed = best->page->rows[best->row].id + 1;
-	*row = best->page->rows[best->row];
-	outbox_page_row(best->rel, best->page, best->row, tuple);
 	return true;
 }
 
@@ -475,6 +508,7 @@ outbox_merge_next_part(OutboxMerge *merge, HeapTuple tuple, OutboxRow *row)
 			if (!next_page(merge, c))
 			{
 				merge->consumed = false;
+				c->ready = false;	/* stands behind the lane's last row */
 				return false;
 			}
 		}
@@ -487,7 +521,7 @@ outbox_merge_next_part(OutboxMerge *merge, HeapTuple tuple, OutboxRow *row)
 			break;
 	}
 	*row = c->page->rows[c->row];
-	outbox_page_row(c->rel, c->page, c->row, tuple);
+	outbox_page_row(c->page, c->row, tuple);
 	return true;
 }
 
@@ -497,12 +531,7 @@ outbox_merge_resume(OutboxMerge *merge)
 	uint64		lowest = PG_UINT64_MAX;
 
 	for (int lane = 0; lane < OUTBOX_LANES; lane++)
-	{
-		LaneCursor *c = &merge->lanes[lane];
-
-		/* the row that was given last is still the lane's current one */
-		lowest = Min(lowest, c == merge->last ? c->passed : lane_passed(c));
-	}
+		lowest = Min(lowest, lane_passed(&merge->lanes[lane]));
 	return lowest;
 }
 

@@ -52,9 +52,12 @@
 #include "log/wal.h"
 #include "message.h"
 #include "miscadmin.h"
-#include "storage/procarray.h"
+#include "portability/instr_time.h"
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
+
+/* How often a round looks at ids alone, see nothing_new(). */
+#define IDS_ONLY_MS		1000
 
 /* A transaction that S1 does not decide, and where its rows are. */
 typedef struct OpenXact
@@ -78,6 +81,7 @@ struct OutboxReader
 	uint64		last_count;		/* of last; 0: unknown */
 	bool		has_count;
 	uint64		publish_count;	/* as read before the last s2 */
+	instr_time	begun_at;		/* start of the last round */
 	OpenXact   *open;
 	int			nopen;
 	int			open_allocated;
@@ -316,14 +320,43 @@ outbox_position_before(const OutboxMessage *message, OutboxPosition *pos)
 	pos->lsn = message->batch->lsn;
 }
 
-/* Has a transaction of the open list ended? */
+/*
+ * Has a transaction of the open list ended?  Asked of a snapshot, so that ids
+ * are compared in all of their 64 bits: after a long outage one may be older
+ * than what pg_xact still knows.
+ */
 static bool
 any_open_ended(const OutboxReader *reader)
 {
+	OutboxSnapshot *now;
+
+	if (reader->nopen == 0)
+		return false;
+	now = outbox_snapshot_from(GetTransactionSnapshot());
 	for (int i = 0; i < reader->nopen; i++)
-		if (!TransactionIdIsInProgress((TransactionId) reader->open[i].xid))
+		if (outbox_snapshot_contains(now, reader->open[i].xid))
 			return true;
 	return false;
+}
+
+/*
+ * Can nothing have changed since the last round?  Ids that were handed out and
+ * belong to nothing that committed (they were rolled back, or are still open)
+ * are looked at once a second at most, so that low gets past them.
+ */
+static bool
+nothing_new(OutboxReader *reader, OutboxDb *db, uint64 count)
+{
+	instr_time	elapsed;
+
+	if (!reader->has_count || count != reader->publish_count ||
+		any_open_ended(reader))
+		return false;
+	if (outbox_atomic_read(&db->next_id) == reader->from)
+		return true;
+	INSTR_TIME_SET_CURRENT(elapsed);
+	INSTR_TIME_SUBTRACT(elapsed, reader->begun_at);
+	return INSTR_TIME_GET_MILLISEC(elapsed) < IDS_ONLY_MS || !OUTBOX_RULE("ids-only-round");
 }
 
 /* Make sure that every id handed out so far is in its lane. */
@@ -365,15 +398,27 @@ drop_ended(OutboxReader *reader)
 	reader->nopen = n;
 }
 
+/* Where the ranges of a round begin: no row before is wanted in it. */
+static uint64
+lowest_range(const OutboxReader *reader, uint64 none)
+{
+	uint64		lowest = none;
+
+	for (int lane = 0; lane < OUTBOX_LANES; lane++)
+		if (reader->ranges[lane].n > 0)
+			lowest = Min(lowest, reader->ranges[lane].ranges[0].from);
+	return lowest;
+}
+
 /*
  * Set up a batch up to a snapshot, in whose time the counter stood at c before
- * the lanes were touched, and at e after the snapshot was taken.
+ * the lanes were touched, and at e after the snapshot was taken.  The reader
+ * has its batch only when all that may fail is over: half of the ranges would
+ * pass for all of them.
  */
 static void
 begin_batch(OutboxReader *reader, const OutboxSnapshot *s2, uint64 c, uint64 e)
 {
-	reader->batch = new_batch(reader, reader->last, s2);
-	reader->batch->s1_count = reader->last_count;
 	reset_ranges(reader);
 	take_ended(reader, s2);
 	for (int lane = 0; lane < OUTBOX_LANES; lane++)
@@ -381,11 +426,13 @@ begin_batch(OutboxReader *reader, const OutboxSnapshot *s2, uint64 c, uint64 e)
 		add_range(reader, lane, reader->from, e - 1);
 		sort_ranges(&reader->ranges[lane]);
 	}
+	reader->batch = new_batch(reader, reader->last, s2);
+	reader->batch->s1_count = reader->last_count;
 	reader->track_from = reader->from;
 	reader->track_to = c;
 	reader->next_from = c;
 	reader->next_end = e;
-	reader->next = 1;
+	reader->next = lowest_range(reader, c);
 	reader->batch->undecided = Min(lowest_open(reader), c);
 }
 
@@ -405,13 +452,13 @@ outbox_reader_begin(OutboxReader *reader)
 	StartTransactionCommand();
 	db = outbox_db_get(reader->extoid);
 	count = outbox_atomic_read(&db->publish_count);
-	if (reader->has_count && count == reader->publish_count &&
-		!any_open_ended(reader))
+	if (nothing_new(reader, db, count))
 	{
 		CommitTransactionCommand();
 		MemoryContextSwitchTo(caller);
 		return false;
 	}
+	INSTR_TIME_SET_CURRENT(reader->begun_at);
 	c = outbox_atomic_read(&db->next_id);
 	if (OUTBOX_RULE("touch-lanes"))
 		touch_lanes(db);
@@ -507,10 +554,11 @@ static void
 finish_batch(OutboxReader *reader)
 {
 	MemoryContext old = MemoryContextSwitchTo(reader->context);
+	OutboxSnapshot *s2 = outbox_snapshot_copy(reader->batch->s2);
 
 	drop_ended(reader);
 	pfree(reader->last);
-	reader->last = outbox_snapshot_copy(reader->batch->s2);
+	reader->last = s2;
 	reader->from = reader->next_from;
 	reader->end = reader->next_end;
 	reader->last_lsn = reader->batch->lsn;
@@ -533,6 +581,14 @@ outbox_reader_last(OutboxReader *reader)
 	return reader->last;
 }
 
+#ifdef OUTBOX_FAULT_POINTS
+int
+outbox_reader_open_count(OutboxReader *reader)
+{
+	return reader->nopen;
+}
+#endif
+
 uint64
 outbox_reader_confirmed(const OutboxReader *reader)
 {
@@ -551,6 +607,7 @@ outbox_reader_fetch(OutboxReader *reader, MemoryContext mcxt,
 	HeapTupleData tuple;
 	OutboxRow	row;
 	Size		bytes = 0;
+	uint64		next;
 
 	Assert(reader->batch != NULL);
 	StartTransactionCommand();
@@ -573,11 +630,14 @@ outbox_reader_fetch(OutboxReader *reader, MemoryContext mcxt,
 		bytes += message->bytes;
 		messages[(*n)++] = message;
 	}
-	reader->next = outbox_merge_resume(merge);
+	next = outbox_merge_resume(merge);
 	outbox_merge_end(merge);
 	UnregisterSnapshot(snapshot);
 	CommitTransactionCommand();
 	MemoryContextSwitchTo(caller);
-	if (reader->next == PG_UINT64_MAX)
+	/* only now are they handed out: what raised is read again */
+	if (next == PG_UINT64_MAX)
 		finish_batch(reader);
+	else
+		reader->next = next;
 }

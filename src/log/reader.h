@@ -141,6 +141,9 @@ extern const OutboxSnapshot *outbox_reader_last(OutboxReader *reader);
 /* The publish counter whose messages are all read, and those of the current
  * batch are none of them; 0: not known. */
 extern uint64 outbox_reader_confirmed(const OutboxReader *reader);
+#ifdef OUTBOX_FAULT_POINTS
+extern int	outbox_reader_open_count(OutboxReader *reader); /* for tests */
+#endif
 
 /*
  * Fetch up to max messages and about max_bytes of the current batch, in id

@@ -1,26 +1,20 @@
 /*-------------------------------------------------------------------------
  *
  * rotate.c
- *	  Rotating and freeing segments: the keeper's part of the log.
+ *	  The keeper's part of the log: rotating segments, and all of its turn.
  *
- * Rotation.  Past outbox.segment_size the next segment is prepared (taken from
- * the pool or made, and listed with the next generation) in a transaction, and
- * made current under the lane's lock after its commit.  A crash in between
- * leaves a prepared segment without rows behind, which the next rotation uses.
+ * Past outbox.segment_size the next segment is prepared (taken from the pool or
+ * made, and listed with the next generation) in a transaction, and made current
+ * under the lane's lock after its commit.  A crash in between leaves a prepared
+ * segment without rows behind, which the next rotation uses.  The commit needs
+ * no flush: rows of the segment come behind it in WAL.
  *
- * Freeing.  A segment that is not current takes no more rows: publishers check
- * under the lane's lock that theirs is current.  When its highest id is below
- * the low id of every server's committed position, nobody wants a row of it
- * any more, also not one of a transaction that is still open, since low is at
- * most the lowest undecided id.  It then gets a new relfilenode and leaves its
- * lane in one transaction, under an AccessExclusiveLock that is only taken if
- * it is free.  The transaction's commit is flushed (it deletes files), and so
- * is, before it in WAL, the position that it rests on.
+ * When all is delivered and nobody publishes, current segments that hold
+ * something are rotated too, so that they can be freed (free.c): a good part of
+ * a segment after a second, the rest after minutes, as each rotation writes to
+ * the catalogs; at once where outbox.max_backlog refuses publishers meanwhile.
  *
- * The freeing lock is held from before servers and positions are read to the
- * commit.  CREATE SERVER takes it too: a server whose first position was not
- * seen here starts behind what is freed.  With no server at all everything is
- * kept, and so it is for a server that has no position yet.
+ * A turn that fails (a full disk, say) is taken again at the next.
  *
  * Copyright (c) 2026, pg_outbox contributors
  *
@@ -28,23 +22,20 @@
  */
 #include "postgres.h"
 
-#include "access/table.h"
 #include "access/xact.h"
-#include "catalog/heap.h"
-#include "catalog/namespace.h"
 #include "catalog/pg_type.h"
 #include "compat.h"
 #include "executor/spi.h"
 #include "fault.h"
 #include "guc.h"
 #include "log/lane.h"
+#include "log/position.h"
 #include "log/rotate.h"
 #include "log/segment.h"
 #include "miscadmin.h"
 #include "storage/bufmgr.h"
 #include "storage/lmgr.h"
-#include "transport/registry.h"
-#include "utils/builtins.h"
+#include "storage/lwlock.h"
 #include "utils/rel.h"
 #include "utils/relcache.h"
 #include "utils/snapmgr.h"
@@ -55,8 +46,8 @@
 #define LONG_QUIET_MS	(5 * 60 * 1000)
 
 /* Bytes in a segment; 0 when it can't be had at once. */
-static uint64
-segment_bytes(Oid relid)
+uint64
+outbox_keeper_segment_bytes(Oid relid)
 {
 	Relation	rel;
 	uint64		bytes;
@@ -75,8 +66,8 @@ segment_bytes(Oid relid)
 	return bytes;
 }
 
-static void
-execute(const char *sql, int nargs, Oid *types, Datum *args, int expected)
+void
+outbox_keeper_execute(const char *sql, int nargs, Oid *types, Datum *args, int expected)
 {
 	int			rc = SPI_execute_with_args(sql, nargs, types, args, NULL, false, 0);
 
@@ -92,23 +83,23 @@ list_segment(Oid relid, int lane, uint64 generation)
 		ObjectIdGetDatum(relid), Int32GetDatum(lane), Int64GetDatum((int64) generation)
 	};
 
-	execute("UPDATE outbox.segments SET lane = $2, generation = $3 WHERE relid = $1",
-			3, types, args, SPI_OK_UPDATE);
+	outbox_keeper_execute("UPDATE outbox.segments SET lane = $2, generation = $3 WHERE relid = $1",
+						  3, types, args, SPI_OK_UPDATE);
 	if (SPI_processed == 0)
-		execute("INSERT INTO outbox.segments (relid, lane, generation) VALUES ($1, $2, $3)",
-				3, types, args, SPI_OK_INSERT);
+		outbox_keeper_execute("INSERT INTO outbox.segments (relid, lane, generation) VALUES ($1, $2, $3)",
+							  3, types, args, SPI_OK_INSERT);
 }
 
-static void
-begin(void)
+void
+outbox_keeper_begin(void)
 {
 	StartTransactionCommand();
 	PushActiveSnapshot(GetTransactionSnapshot());
 	SPI_connect();
 }
 
-static void
-finish(void)
+void
+outbox_keeper_commit(void)
 {
 	SPI_finish();
 	PopActiveSnapshot();
@@ -124,7 +115,7 @@ rotate_lane(OutboxDb *db, int lane)
 	OutboxSegment next = {InvalidOid, -1, 0};
 	ListCell   *lc;
 
-	begin();
+	outbox_keeper_begin();
 	foreach(lc, outbox_segment_list())
 	{
 		const OutboxSegment *segment = lfirst(lc);
@@ -143,126 +134,16 @@ rotate_lane(OutboxDb *db, int lane)
 		next.generation = highest + 1;
 		list_segment(next.relid, lane, next.generation);
 	}
-	finish();
+	OUTBOX_FAULT("rotate-before-commit");
+	outbox_keeper_commit();
 	OUTBOX_FAULT("rotate-before-switch");
 	outbox_lane_switch(db, lane, next.relid, next.generation);
-}
-
-/*
- * The lowest low id of all servers; false when nothing may be freed.  Counts
- * the servers for others on the way.
- */
-static bool
-lowest_position(OutboxDb *db, uint64 *low)
-{
-	List	   *servers = registry_list_servers(CurrentMemoryContext);
-	ListCell   *lc;
-
-	*low = PG_UINT64_MAX;
-	pg_atomic_write_u32(&db->nservers, list_length(servers));
-	foreach(lc, servers)
-	{
-		Oid			types[1] = {OIDOID};
-		Datum		args[1] = {ObjectIdGetDatum(lfirst_oid(lc))};
-		bool		isnull;
-		Datum		value;
-
-		execute("SELECT min(low) FROM (SELECT DISTINCT ON (topic) low FROM outbox.position_log"
-				" WHERE server = $1 ORDER BY topic, n DESC) latest",
-				1, types, args, SPI_OK_SELECT);
-		value = SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &isnull);
-		if (isnull)
-			return false;
-		*low = Min(*low, (uint64) DatumGetInt64(value));
-	}
-	return servers != NIL;
-}
-
-static bool
-is_current(const OutboxDb *db, const OutboxSegment *segment)
-{
-	return segment->lane >= 0 &&
-		segment->generation >= db->lanes[segment->lane].lane.generation;
-}
-
-/* Is all of a segment done, and old enough to go? */
-static bool
-is_free(const OutboxSegment *segment, uint64 low)
-{
-	uint64		last;
-	TimestampTz published;
-
-	if (!outbox_segment_last_id(segment->relid, &last, &published))
-		return true;
-	if (last >= low && OUTBOX_RULE("free-below-low"))
-		return false;
-	return outbox_retention == 0 ||
-		TimestampDifferenceExceeds(published, GetCurrentTimestamp(),
-								   outbox_retention * 1000);
-}
-
-/* Empty a segment and put it into the pool, unless somebody is at it. */
-static bool
-free_segment(const OutboxSegment *segment)
-{
-	Relation	rel;
-	Oid			types[1] = {OIDOID};
-	Datum		args[1] = {ObjectIdGetDatum(segment->relid)};
-
-	if (!ConditionalLockRelationOid(segment->relid, AccessExclusiveLock))
-		return false;
-	rel = RelationIdGetRelation(segment->relid);
-	if (rel == NULL)
-		return false;
-	outbox_new_relfilenumber(rel);
-	RelationClose(rel);
-	execute("UPDATE outbox.segments SET lane = NULL, generation = NULL WHERE relid = $1",
-			1, types, args, SPI_OK_UPDATE);
-	return true;
-}
-
-/* Free what is done; returns how many bytes the log still retains. */
-static uint64
-free_segments(OutboxDb *db, bool *caught_up)
-{
-	uint64		low = 0;
-	uint64		retained = 0;
-	bool		may_free;
-	ListCell   *lc;
-
-	*caught_up = false;
-	begin();
-	if (!outbox_lock(db->extoid, OUTBOX_LOCK_FREEING, false))
-	{
-		finish();
-		return pg_atomic_read_u64(&db->backlog_bytes);
-	}
-	/* a snapshot taken under the lock */
-	PopActiveSnapshot();
-	PushActiveSnapshot(GetLatestSnapshot());
-	may_free = lowest_position(db, &low);
-	foreach(lc, outbox_segment_list())
-	{
-		const OutboxSegment *segment = lfirst(lc);
-		uint64		bytes;
-
-		if (segment->lane < 0)
-			continue;
-		bytes = segment_bytes(segment->relid);
-		if (!may_free || is_current(db, segment) ||
-			!is_free(segment, low) || !free_segment(segment))
-			retained += bytes;
-	}
-	OUTBOX_FAULT("free-before-commit");
-	*caught_up = may_free && low >= pg_atomic_read_u64(&db->next_id);
-	/* the lock goes with the transaction, not before its commit */
-	finish();
-	return retained;
+	OUTBOX_FAULT("rotate-after-switch");
 }
 
 /* How large may a lane's current segment be, given how quiet it has been? */
 static uint64
-rotation_size(OutboxDb *db, bool caught_up)
+rotation_size(OutboxDb *db, bool caught_up, uint64 retained)
 {
 	static uint64 last_count = 0;
 	static TimestampTz last_moved = 0;
@@ -277,38 +158,82 @@ rotation_size(OutboxDb *db, bool caught_up)
 	}
 	if (!caught_up)
 		return full;
-	if (TimestampDifferenceExceeds(last_moved, now, LONG_QUIET_MS))
+	if (TimestampDifferenceExceeds(last_moved, now, LONG_QUIET_MS) ||
+		(outbox_max_backlog > 0 &&
+		 retained / (1024 * 1024) >= (uint64) outbox_max_backlog))
 		return BLCKSZ;
 	if (TimestampDifferenceExceeds(last_moved, now, QUIET_MS))
 		return Max(full / OUTBOX_LANES, BLCKSZ);
 	return full;
 }
 
-/* Rotate full segments and free delivered ones. */
-bool
-outbox_keeper_maintain(OutboxDb *db)
+/* One turn: free, then rotate, then the table of positions. */
+static bool
+take_turn(OutboxDb *db)
 {
-	MemoryContext caller = CurrentMemoryContext;
 	bool		caught_up;
-	bool		rotated = false;
+	bool		more;
+	uint64		retained;
 	uint64		size;
-	uint64		retained = free_segments(db, &caught_up);
 
+	more = outbox_free_segments(db, &retained, &caught_up);
 	pg_atomic_write_u64(&db->backlog_bytes, retained);
-	size = rotation_size(db, caught_up);
+	size = rotation_size(db, caught_up, retained);
 	for (int lane = 0; lane < OUTBOX_LANES; lane++)
 	{
 		uint64		bytes;
 
 		StartTransactionCommand();
-		bytes = segment_bytes(db->lanes[lane].lane.relid);
+		bytes = outbox_keeper_segment_bytes(db->lanes[lane].lane.relid);
 		CommitTransactionCommand();
 		if (bytes >= size)
 		{
 			rotate_lane(db, lane);
-			rotated = true;
+			more = true;
 		}
 	}
+	outbox_position_compact();
+	return more;
+}
+
+/* Say that a turn failed, once as long as it is for the same reason. */
+static void
+report_failure(char *last, Size size)
+{
+	ErrorData  *edata = CopyErrorData();
+
+	FlushErrorState();
+	AbortCurrentTransaction();
+	LWLockReleaseAll();
+	if (strcmp(last, edata->message) != 0)
+		ereport(LOG,
+				(errcode(edata->sqlerrcode),
+				 errmsg("pg_outbox could not rotate or free segments: %s", edata->message),
+				 edata->detail != NULL ? errdetail_internal("%s", edata->detail) : 0,
+				 errhint("This is tried again; publishing goes on meanwhile.")));
+	strlcpy(last, edata->message, size);
+	FreeErrorData(edata);
+}
+
+/* Rotate full segments and free delivered ones, see rotate.h. */
+bool
+outbox_keeper_maintain(OutboxDb *db)
+{
+	static char last_failure[256] = "";
+	MemoryContext caller = CurrentMemoryContext;
+	volatile bool more = false;
+
+	PG_TRY();
+	{
+		more = take_turn(db);
+		last_failure[0] = '\0';
+	}
+	PG_CATCH();
+	{
+		MemoryContextSwitchTo(caller);
+		report_failure(last_failure, sizeof(last_failure));
+	}
+	PG_END_TRY();
 	MemoryContextSwitchTo(caller);
-	return rotated;
+	return more;
 }

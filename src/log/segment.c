@@ -25,9 +25,12 @@
 #include "access/htup_details.h"
 #include "access/table.h"
 #include "access/tableam.h"
+#include "catalog/dependency.h"
 #include "catalog/namespace.h"
+#include "catalog/pg_class.h"
 #include "catalog/pg_namespace.h"
 #include "catalog/pg_type.h"
+#include "commands/extension.h"
 #include "compat.h"
 #include "log/segment.h"
 #include "message.h"
@@ -129,24 +132,32 @@ outbox_segment_list(void)
 	return result;
 }
 
-/* Is this table a segment of the log?  By name, which only we can give. */
+/*
+ * Is this table a segment of the log?  By its name, and as a member of the
+ * extension: schema outbox of another database may be somebody else's.
+ */
 bool
 outbox_is_segment(Oid relid)
 {
 	char	   *name = get_rel_name(relid);
-	bool		result;
+	bool		named;
+	Oid			extension;
 
-	if (name == NULL || strncmp(name, "segment_", 8) != 0)
+	if (name == NULL)
 		return false;
-	result = get_rel_namespace(relid) == get_namespace_oid("outbox", true) &&
+	named = strncmp(name, "segment_", 8) == 0 &&
+		get_rel_namespace(relid) == get_namespace_oid("outbox", true) &&
 		strspn(name + 8, "0123456789") == strlen(name + 8);
 	pfree(name);
-	return result;
+	if (!named)
+		return false;
+	extension = getExtensionOfObject(RelationRelationId, relid);
+	return OidIsValid(extension) && extension == get_extension_oid("pg_outbox", true);
 }
 
 /* Read what of a row stands at fixed places. */
-static void
-read_fixed(HeapTuple tuple, OutboxRow *row)
+void
+outbox_row_read(HeapTuple tuple, OutboxRow *row)
 {
 	const char *data = (char *) tuple->t_data + tuple->t_data->t_hoff;
 
@@ -189,16 +200,20 @@ sort_rows(OutboxPage *page)
 
 /* A row of a copied page as a tuple that points into the copy. */
 void
-outbox_page_row(Relation rel, OutboxPage *page, int row, HeapTuple tuple)
+outbox_page_row(OutboxPage *page, int row, HeapTuple tuple)
 {
 	Page		copy = (Page) page->copy.data;
 	ItemId		item = PageGetItemId(copy, page->rows[row].offset);
 
 	tuple->t_data = (HeapTupleHeader) PageGetItem(copy, item);
 	tuple->t_len = ItemIdGetLength(item);
-	tuple->t_tableOid = RelationGetRelid(rel);
+	tuple->t_tableOid = InvalidOid;
 	ItemPointerSetInvalid(&tuple->t_self);
 }
+
+#ifdef OUTBOX_FAULT_POINTS
+uint64		outbox_pages_read = 0;
+#endif
 
 /* Copy a page, see segment.h. */
 bool
@@ -209,6 +224,9 @@ outbox_page_read(Relation rel, BlockNumber blkno, Snapshot snapshot,
 	Page		source;
 	OffsetNumber last;
 
+#ifdef OUTBOX_FAULT_POINTS
+	outbox_pages_read++;
+#endif
 	page->nrows = 0;
 	LockBuffer(buffer, BUFFER_LOCK_SHARE);
 	source = BufferGetPage(buffer);
@@ -225,7 +243,7 @@ outbox_page_read(Relation rel, BlockNumber blkno, Snapshot snapshot,
 		tuple.t_len = ItemIdGetLength(item);
 		tuple.t_tableOid = RelationGetRelid(rel);
 		ItemPointerSet(&tuple.t_self, blkno, off);
-		read_fixed(&tuple, row);
+		outbox_row_read(&tuple, row);
 		row->offset = off;
 		row->visible = snapshot != NULL &&
 			HeapTupleSatisfiesVisibility(&tuple, snapshot, buffer);
@@ -268,8 +286,10 @@ outbox_segment_search(Relation rel, BlockNumber nblocks, uint64 id)
 		{
 			found = nblocks - 1;
 			hi = nblocks - 1;
-			if (page->rows[0].id <= id)
-				lo = hi;		/* starts on this page */
+			/* a message that begins on the page before is not found here */
+			if (page->rows[0].id < id ||
+				(page->rows[0].id == id && page->rows[0].part == 0))
+				lo = hi;
 		}
 	}
 	while (lo < hi)
@@ -322,7 +342,7 @@ outbox_segment_last_id(Oid relid, uint64 *id, TimestampTz *published)
 			HeapTupleData tuple;
 			bool		isnull;
 
-			outbox_page_row(rel, page, page->nrows - 1, &tuple);
+			outbox_page_row(page, page->nrows - 1, &tuple);
 			*published = DatumGetTimestampTz(heap_getattr(&tuple, OUTBOX_COL_PUBLISHED,
 														  outbox_segment_desc(), &isnull));
 		}

@@ -59,8 +59,12 @@ extern bool outbox_is_segment(Oid relid);
  */
 extern bool outbox_page_read(Relation rel, BlockNumber blkno,
 							 Snapshot snapshot, OutboxPage *page);
-extern void outbox_page_row(Relation rel, OutboxPage *page, int row,
-							HeapTuple tuple);
+extern void outbox_row_read(HeapTuple tuple, OutboxRow *row);
+extern void outbox_page_row(OutboxPage *page, int row, HeapTuple tuple);
+
+#ifdef OUTBOX_FAULT_POINTS
+extern uint64 outbox_pages_read;	/* by this process, for tests */
+#endif
 
 /* The first page that holds an id of at least this, or nblocks. */
 extern BlockNumber outbox_segment_search(Relation rel, BlockNumber nblocks,
