@@ -271,11 +271,39 @@ lagging_reserved(Relay *relay)
 	return Max(held, memory_share());
 }
 
+static void
+leave_stalled(Relay *relay, OutboxTopic *topic)
+{
+	relay_set_error(relay, psprintf("topic \"%s\": no answer from its brokers", topic->name),
+					"It is delivered on its own until it has caught up.");
+	leave(relay, topic);
+}
+
 /*
- * The main window is full: does a topic hold much of it without getting any
- * answers, while the broker does answer?  Then it leaves.  Each may hold a
- * quarter of what the lagging ones before it have left, so that however many
- * leave, something remains for the rest.
+ * Does one message hold the window?  So it is when most of what stands behind
+ * the oldest has been answered.  Then the oldest one's topic leaves.
+ */
+static bool
+leave_oldest(Relay *relay)
+{
+	OutboxWindow *window = relay->main.window;
+	OutboxEntry *oldest;
+
+	outbox_window_pop(window);
+	if (outbox_window_is_empty(window) || window->done_bytes < window->bytes / 2)
+		return false;
+	oldest = outbox_window_entry(window, window->first);
+	if (oldest->state != OUTBOX_ENTRY_SENT)
+		return false;
+	leave_stalled(relay, oldest->topic);
+	return true;
+}
+
+/*
+ * The main window is full, and the broker does answer: is a topic at fault
+ * that has no answers?  One that holds much of the window leaves.  Each may
+ * hold a quarter of what the lagging ones before it have left, so that however
+ * many leave, something remains for the rest.
  */
 void
 lagging_find_stalled(Relay *relay)
@@ -290,18 +318,18 @@ lagging_find_stalled(Relay *relay)
 		relay_ms_since(relay->stalls_looked) < LOOK_EVERY_MS)
 		return;
 	INSTR_TIME_SET_CURRENT(relay->stalls_looked);
+	if (leave_oldest(relay))
+		return;
 	foreach(lc, relay->lagging)
 		held += ((OutboxStream *) lfirst(lc))->window->bytes;
 	while ((topic = topics_next(relay->windows->topics, &pos)) != NULL)
 	{
-		if (topic->stream != NULL || topic->entries == 0 ||
+		if (topic->stream != NULL || topic->in_flight == 0 ||
 			topic->bytes < (budget - Min(held, budget)) / 4 ||
 			relay_ms_since(topic->moved) < STALLED_MS)
 			continue;
 		held += topic->bytes;
-		relay_set_error(relay, psprintf("topic \"%s\": no answer from its brokers", topic->name),
-						"It is delivered on its own until it has caught up.");
-		leave(relay, topic);
+		leave_stalled(relay, topic);
 	}
 }
 

@@ -24,10 +24,10 @@
 #include "postgres.h"
 
 #include "access/xact.h"
-#include "catalog/pg_foreign_server.h"
 #include "compat.h"
 #include "fault.h"
 #include "guc.h"
+#include "log/identity.h"
 #include "miscadmin.h"
 #include "pgstat.h"
 #include "postmaster/bgworker.h"
@@ -50,7 +50,7 @@
 #define ERROR_PAUSE_MS		1000
 #define STOP_STANDBY_MS		2000
 #define EXIT_CLOSE_MS		2000
-#define SERVER_LOCK			1	/* objsubid of the lock on the server */
+#define SERVER_LOCK_CLASS	0x4F42	/* among advisory locks: none of SQL's */
 
 PGDLLEXPORT void outbox_relay_main(Datum main_arg);
 
@@ -131,12 +131,19 @@ load_server(Relay *relay)
 	MemoryContext context = AllocSetContextCreate(relay->context, "pg_outbox server",
 												  ALLOCSET_SMALL_SIZES);
 	OutboxServer *server;
+	const char *hint = "See ALTER SERVER.";
 
 	pg_atomic_write_u32(&relay->slot->reload, 0);
 	StartTransactionCommand();
 	server = registry_load_server(relay->serverid, context);
 	if (server != NULL)
+	{
+		MemoryContextSwitchTo(context);
+		if (server->problem == NULL &&
+			(server->problem = outbox_identity_problem(server)) != NULL)
+			hint = outbox_identity_hint(server);
 		router_set_patterns(relay->router, server, context);
+	}
 	CommitTransactionCommand();
 	MemoryContextSwitchTo(relay->context);
 	if (server == NULL)
@@ -149,7 +156,7 @@ load_server(Relay *relay)
 	relay->server_context = context;
 	relay->server = server;
 	if (server->problem != NULL)
-		relay_set_error(relay, server->problem, "See ALTER SERVER.");
+		relay_set_error(relay, server->problem, hint);
 	lagging_probe(relay, true);
 	return true;
 }
@@ -396,13 +403,17 @@ relay_turn(Relay *relay)
 	return to_store ? POSITION_EVERY_MS : outbox_poll_interval;
 }
 
-/* Be the only relay of this server; false when asked to stop meanwhile. */
+/*
+ * Be the only relay of this server; false when asked to stop meanwhile.  The
+ * lock is one of those behind advisory locks, since only they survive the
+ * abort of a transaction, and are released however the process ends.
+ */
 static bool
 lock_server(Relay *relay)
 {
 	LOCKTAG		tag;
 
-	SET_LOCKTAG_OBJECT(tag, MyDatabaseId, ForeignServerRelationId, relay->serverid, SERVER_LOCK);
+	SET_LOCKTAG_ADVISORY(tag, MyDatabaseId, 0, relay->serverid, SERVER_LOCK_CLASS);
 	while (LockAcquire(&tag, ExclusiveLock, true, true) == LOCKACQUIRE_NOT_AVAIL)
 	{
 		outbox_worker_wait(BUSY_WAIT_MS, "OutboxRelayLock");
@@ -479,7 +490,7 @@ relay_loop(Relay *relay)
 				ereport(ERROR,
 						(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 						 errmsg("the server has no position in the log"),
-						 errhint("Drop the server and create it again.")));
+						 errhint("Call outbox.adopt(), or drop the server and create it again.")));
 			if (pg_atomic_read_u32(&relay->slot->reload) != 0)
 				gone = !load_server(relay);
 			sleep_ms = gone ? 0 : relay_turn(relay);
@@ -542,8 +553,7 @@ outbox_relay_main(Datum main_arg)
 	OutboxDb   *db;
 
 	my_slot = &outbox_shared->relays[DatumGetInt32(main_arg)];
-	outbox_worker_begin();
-	BackgroundWorkerInitializeConnectionByOid(my_slot->dboid, InvalidOid, 0);
+	BackgroundWorkerInitializeConnectionByOid(outbox_worker_begin(), InvalidOid, 0);
 	outbox_worker_settings();
 	if (!claim_slot())
 		proc_exit(0);
@@ -562,5 +572,6 @@ outbox_relay_main(Datum main_arg)
 	relay_loop(my_relay);
 	finish(my_relay);
 	relay_set_state(my_relay, outbox_enabled ? OUTBOX_STATE_STARTING : OUTBOX_STATE_DISABLED);
-	proc_exit(0);
+	/* 1 where nothing of ours asked for it, for the server's log to show */
+	proc_exit(ShutdownRequestPending ? 1 : 0);
 }

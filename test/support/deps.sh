@@ -81,6 +81,7 @@ need_java() {
 
 need_kafka() {
 	need_java
+	command -v openssl >/dev/null || install_packages openssl
 	[ -e "$kafka_home/complete" ] && return
 	command -v mvn >/dev/null || install_packages maven
 	say "fetching Apache Kafka $kafka_version"
