@@ -3,13 +3,19 @@
 -- complain if script is sourced in psql, rather than via CREATE EXTENSION
 \echo Use "CREATE EXTENSION pg_outbox" to load this file. \quit
 
+-- Warns where the server has not loaded the library; not needed afterwards.
+CREATE FUNCTION pg_temp.outbox_warn_without_preload() RETURNS void
+	AS 'MODULE_PATHNAME', 'outbox_warn_without_preload' LANGUAGE C;
+SELECT pg_temp.outbox_warn_without_preload();
+DROP FUNCTION pg_temp.outbox_warn_without_preload();
+
 -- ---------------------------------------------------------------------------
 -- Roles.  Made if absent, never dropped.
 --
 --   role              may
 --   outbox_publisher  call outbox.publish(), outbox.publish_batch()
 --   outbox_admin      read outbox.message, relay_status, dead_letter, unrouted;
---                     call flush(), pause(), resume(), redrive(), discard()
+--                     call flush(), pause(), resume(), redrive(), discard(), adopt()
 --   inbox_consumer    (kept for the inbox)
 -- ---------------------------------------------------------------------------
 DO $$
@@ -38,7 +44,7 @@ CREATE TABLE outbox.segments (
 	relid oid NOT NULL,
 	lane int,
 	generation bigint
-);
+) USING heap;
 COMMENT ON TABLE outbox.segments IS
 	'segments of the log; no lane: empty and in reserve';
 
@@ -53,10 +59,29 @@ COMMENT ON FUNCTION outbox.create_segment() IS
 	'internal: makes a segment of the log';
 REVOKE ALL ON FUNCTION outbox.create_segment() FROM PUBLIC;
 
+-- outbox.create_segments(total)
+--
+-- Makes segments in reserve until there are so many.  A subscriber of a
+-- publication FOR ALL TABLES needs a table of the same name for each of the
+-- publisher's segments before it subscribes or refreshes.
+--
+-- Result: how many there are.
+CREATE FUNCTION outbox.create_segments(total int) RETURNS bigint LANGUAGE sql
+	SET search_path = pg_catalog AS $$
+	INSERT INTO outbox.segments (relid)
+		SELECT outbox.create_segment()
+		FROM generate_series((SELECT count(*) + 1 FROM outbox.segments), total);
+	SELECT count(*) FROM outbox.segments;
+$$;
+COMMENT ON FUNCTION outbox.create_segments(int) IS
+	'makes segments in reserve until there are so many';
+REVOKE ALL ON FUNCTION outbox.create_segments(int) FROM PUBLIC;
+
 -- the first segment of each of the 8 lanes
 INSERT INTO outbox.segments
 	SELECT outbox.create_segment(), lane, 1 FROM pg_catalog.generate_series(0, 7) lane;
 
+-- Whose log this is; see src/log/identity.c.
 CREATE TABLE outbox.log_identity (
 	log_uuid uuid NOT NULL,
 	database_oid oid NOT NULL,
@@ -190,14 +215,17 @@ CREATE TABLE outbox.position_log (
 	server oid NOT NULL,
 	server_name name NOT NULL,
 	n bigint NOT NULL,
-	s1 pg_snapshot NOT NULL,
-	s2 pg_snapshot NOT NULL,
+	s1 text NOT NULL,			-- a pg_snapshot, which has no equality: rows
+	s2 text NOT NULL,			-- are compared by REPLICA IDENTITY FULL
 	cursor bigint NOT NULL,
 	low bigint NOT NULL,
 	topic text,
 	acked bigint[],
 	written timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp()
-);
+) USING heap;
+-- kept in the row: the table gets a new file now and then, its TOAST does not
+ALTER TABLE outbox.position_log
+	ALTER s1 SET STORAGE MAIN, ALTER s2 SET STORAGE MAIN;
 COMMENT ON TABLE outbox.position_log IS
 	'positions of servers in the log; the highest n of a server and topic counts';
 
@@ -405,3 +433,55 @@ COMMENT ON FUNCTION outbox.discard(name, bigint[], text) IS
 	'removes dead letters of a server; returns how many';
 REVOKE ALL ON FUNCTION outbox.discard(name, bigint[], text) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION outbox.discard(name, bigint[], text) TO outbox_admin;
+
+-- outbox.adopt(server)
+--
+-- A server that came with a copy of a database (CREATE DATABASE ... TEMPLATE) or
+-- with a restored dump gets nothing from it, since the original still sends.
+-- This makes the server one of this database: from its commit on a relay sends
+-- what is in this database's log and was not delivered when the copy was made;
+-- after a dump was restored, what was published since then.
+--
+-- Parameters:
+--   server    name of a server of the outbox
+-- Errors: there is no such server; recovery.
+CREATE FUNCTION outbox.adopt(server name) RETURNS void
+	AS 'MODULE_PATHNAME', 'outbox_adopt' LANGUAGE C STRICT VOLATILE PARALLEL UNSAFE
+	SECURITY DEFINER SET search_path = pg_catalog, pg_temp;
+COMMENT ON FUNCTION outbox.adopt(name) IS
+	'lets this database send to a server that came with a copy or a dump';
+REVOKE ALL ON FUNCTION outbox.adopt(name) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION outbox.adopt(name) TO outbox_admin;
+
+-- ---------------------------------------------------------------------------
+-- A publication FOR ALL TABLES: see src/log/create.c.  The publisher's side
+-- needs a replica identity for UPDATE and DELETE; the subscriber's side skips
+-- what comes.
+-- ---------------------------------------------------------------------------
+CREATE FUNCTION outbox.skip_replicated() RETURNS trigger
+	AS 'MODULE_PATHNAME', 'outbox_skip_replicated' LANGUAGE C;
+COMMENT ON FUNCTION outbox.skip_replicated() IS
+	'trigger of tables of pg_outbox: logical replication leaves them alone';
+
+DO $$
+DECLARE
+	t record;
+BEGIN
+	FOR t IN SELECT c.oid::regclass AS name,
+			EXISTS (SELECT FROM pg_catalog.pg_index i WHERE i.indrelid = c.oid AND i.indisprimary) AS has_key
+		FROM pg_catalog.pg_class c
+		WHERE c.relnamespace = 'outbox'::regnamespace AND c.relkind = 'r'
+		  AND c.relname !~ '^segment_[0-9]+$'
+	LOOP
+		EXECUTE pg_catalog.format('CREATE TRIGGER skip_replicated BEFORE INSERT OR UPDATE OR DELETE'
+			' ON %s FOR EACH ROW EXECUTE FUNCTION outbox.skip_replicated()', t.name);
+		EXECUTE pg_catalog.format('ALTER TABLE %s ENABLE REPLICA TRIGGER skip_replicated', t.name);
+		EXECUTE pg_catalog.format('CREATE TRIGGER refuse_truncate BEFORE TRUNCATE'
+			' ON %s FOR EACH STATEMENT EXECUTE FUNCTION outbox.skip_replicated()', t.name);
+		EXECUTE pg_catalog.format('ALTER TABLE %s ENABLE ALWAYS TRIGGER refuse_truncate', t.name);
+		IF NOT t.has_key THEN
+			EXECUTE pg_catalog.format('ALTER TABLE %s REPLICA IDENTITY FULL', t.name);
+		END IF;
+	END LOOP;
+END
+$$;

@@ -1,6 +1,8 @@
 -- Publishing: what a transaction leaves in the log, and every refusal.
 \set VERBOSITY terse
 SET client_min_messages = warning;
+DROP EXTENSION IF EXISTS pg_outbox CASCADE;
+CREATE EXTENSION pg_outbox;
 
 CREATE VIEW seen AS
 	SELECT topic, key, partition, headers, convert_from(payload, 'UTF8') AS payload, kind
@@ -92,6 +94,42 @@ BEGIN READ ONLY;
 SELECT outbox.publish('t', 'x');
 ROLLBACK;
 SELECT count(*) FROM seen WHERE topic = 't';
+
+-- a function that hides what it does from the planner is found out in the worker
+CREATE FUNCTION sneaky() RETURNS bigint LANGUAGE plpgsql PARALLEL SAFE AS $$
+BEGIN
+	RETURN outbox.publish('t', 'x');
+END $$;
+BEGIN;
+SELECT count(set_config(name, 'on', true)) FROM pg_settings
+	WHERE name IN ('force_parallel_mode', 'debug_parallel_query');
+SELECT sneaky();
+ROLLBACK;
+
+-- what a program tells refusals apart by
+CREATE FUNCTION sqlstate_of(statement text) RETURNS text LANGUAGE plpgsql AS $$
+BEGIN
+	EXECUTE statement;
+	RETURN 'none';
+EXCEPTION WHEN OTHERS THEN
+	RETURN SQLSTATE;
+END $$;
+SELECT sqlstate_of(format('SELECT outbox.publish(%s)', arguments)), arguments FROM unnest(ARRAY[
+	$$NULL, 'x'$$, $$'', 'x'$$, $$repeat('t', 1025), 'x'$$, $$'t', 'x', headers => '1'$$,
+	$$'t', 'x', headers => '{"Message-Id": "b"}'$$, $$'t', 'x', message_id => ''$$,
+	$$'t', 'x', partition => -1$$, $$'t', repeat('x', 16 * 1024 * 1024)$$]) arguments;
+BEGIN READ ONLY;
+SELECT sqlstate_of($$SELECT outbox.publish('t', 'x')$$);
+ROLLBACK;
+
+-- prepared statements outlive DISCARD and the extension's own caches
+PREPARE publish_it(text) AS SELECT outbox.publish('prepared-statement', $1) > 0 AS ok;
+EXECUTE publish_it('one');
+DISCARD SEQUENCES;
+DISCARD PLANS;
+EXECUTE publish_it('two');
+DEALLOCATE publish_it;
+SELECT payload FROM seen WHERE topic = 'prepared-statement';
 
 -- a topic name that Kafka forbids, once a Kafka server would get it
 SELECT outbox.publish('has space', 'x') > 0 AS ok;

@@ -60,4 +60,18 @@
 	RelationSetNewRelfilenode(rel, (rel)->rd_rel->relpersistence)
 #endif
 
+/* Who owns an object: one function for all kinds of objects since 16. */
+#if PG_VERSION_NUM >= 160000
+#define outbox_owns_database(oid, role) \
+	object_ownercheck(DatabaseRelationId, oid, role)
+#define outbox_owns_extension(oid, role) \
+	object_ownercheck(ExtensionRelationId, oid, role)
+#define outbox_owns_server(oid, role) \
+	object_ownercheck(ForeignServerRelationId, oid, role)
+#else
+#define outbox_owns_database(oid, role) pg_database_ownercheck(oid, role)
+#define outbox_owns_extension(oid, role) pg_extension_ownercheck(oid, role)
+#define outbox_owns_server(oid, role) pg_foreign_server_ownercheck(oid, role)
+#endif
+
 #endif							/* OUTBOX_COMPAT_H */

@@ -89,6 +89,8 @@ static void
 lower_hold_offs(void)
 {
 	OutboxProcEntry *mine = my_entry();
+	Oid			lowered[OUTBOX_HOLD_OFFS];
+	int			n = 0;
 
 	LWLockAcquire(&outbox_shared->lock, LW_EXCLUSIVE);
 	for (int i = 0; i < OUTBOX_HOLD_OFFS; i++)
@@ -98,12 +100,14 @@ lower_hold_offs(void)
 		for (int j = 0; j < outbox_shared->max_databases; j++)
 			if (outbox_shared->dbs[j].dboid == mine->holds_off[i])
 				outbox_shared->dbs[j].keeper_started = 0;
+		lowered[n++] = mine->holds_off[i];
 		mine->holds_off[i] = InvalidOid;
 		pg_atomic_fetch_sub_u32(&outbox_shared->nholdoffs, 1);
 	}
 	LWLockRelease(&outbox_shared->lock);
 	raised = false;
-	outbox_wake_launcher();
+	while (n > 0)
+		outbox_look_into(lowered[--n], 0);
 }
 
 static void

@@ -14,6 +14,7 @@
  */
 #include "postgres.h"
 
+#include "drop.h"
 #include "fmgr.h"
 #include "guc.h"
 #include "hold_off.h"
@@ -23,6 +24,7 @@
 #include "shmem.h"
 #include "storage/ipc.h"
 #include "utility_hook.h"
+#include "wake.h"
 
 PG_MODULE_MAGIC;
 
@@ -70,6 +72,8 @@ _PG_init(void)
 
 	outbox_publish_init();
 	outbox_hold_off_init();
+	outbox_wake_init();
+	outbox_drop_init();
 	outbox_utility_hook_init();
 	outbox_launcher_register();
 }

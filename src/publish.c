@@ -441,6 +441,8 @@ publish_xact_callback(XactEvent event, void *arg)
 			if (db != NULL &&
 				(event == XACT_EVENT_COMMIT || OUTBOX_RULE("count-at-prepare")))
 				pg_atomic_fetch_add_u64(&db->publish_count, 1);
+			else
+				outbox_look_into(MyDatabaseId, 0);
 			outbox_wake_relays(MyDatabaseId);
 			published_extension = InvalidOid;
 			break;

@@ -174,9 +174,28 @@ outbox_db_find(Oid dboid, Oid extoid)
 	return result;
 }
 
+/* Give back the slots of an extension's relays, or have them stop first. */
+static void
+remove_relays(Oid dboid, Oid extoid)
+{
+	for (int i = 0; i < outbox_shared->max_relays; i++)
+	{
+		OutboxRelaySlot *slot = &outbox_shared->relays[i];
+
+		if (slot->dboid != dboid || (OidIsValid(extoid) && slot->extoid != extoid))
+			continue;
+		pg_atomic_write_u32(&slot->stop, 1);
+		if (slot->pid == 0)
+			slot->dboid = InvalidOid;
+		else if (slot->proc != NULL)
+			SetLatch(&slot->proc->procLatch);
+	}
+}
+
 /*
  * Empty a slot.  extoid may be InvalidOid: all of the database's.  Under all
- * lane locks, since a publisher that holds one relies on the slot.
+ * lane locks, since a publisher that holds one relies on the slot.  A relay
+ * that still runs keeps its own slot, which the launcher gives back later.
  */
 void
 outbox_db_remove(Oid dboid, Oid extoid)
@@ -201,7 +220,36 @@ outbox_db_remove(Oid dboid, Oid extoid)
 		for (int lane = OUTBOX_LANES - 1; lane >= 0; lane--)
 			LWLockRelease(&db->lanes[lane].lane.lock);
 	}
+	remove_relays(dboid, extoid);
 	LWLockRelease(&outbox_shared->lock);
+}
+
+/* See shmem.h.  Where there is no room, every database is looked into. */
+void
+outbox_look_into(Oid dboid, int delay_ms)
+{
+	OutboxLook *look = NULL;
+
+	LWLockAcquire(&outbox_shared->lock, LW_EXCLUSIVE);
+	for (int i = 0; i < OUTBOX_LOOKS; i++)
+	{
+		if (outbox_shared->looks[i].dboid == dboid)
+		{
+			look = &outbox_shared->looks[i];
+			break;
+		}
+		if (look == NULL && !OidIsValid(outbox_shared->looks[i].dboid))
+			look = &outbox_shared->looks[i];
+	}
+	if (look == NULL)
+		outbox_shared->scan_databases = true;
+	else
+	{
+		look->dboid = dboid;
+		look->not_before = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), delay_ms);
+	}
+	LWLockRelease(&outbox_shared->lock);
+	outbox_wake_launcher();
 }
 
 /*

@@ -54,7 +54,6 @@ typedef struct OutboxDb
 	Oid			extoid;
 	uint64		incarnation;	/* never the same twice in a server's life */
 	uint64		epoch;			/* random; part of message ids */
-	char		dbname[NAMEDATALEN];
 	pg_atomic_uint64 next_id;	/* the next id to hand out */
 	pg_atomic_uint64 limit_id;	/* ids from here on are not reserved yet */
 	pg_atomic_uint64 publish_count; /* transactions that published and
@@ -62,6 +61,7 @@ typedef struct OutboxDb
 	pg_atomic_uint64 backlog_bytes; /* retained log, as the keeper saw it */
 	pg_atomic_uint64 unrouted;	/* messages that no server wanted */
 	pg_atomic_uint32 nservers;	/* servers that exist, as the keeper saw it */
+	bool		uncommitted;	/* its CREATE EXTENSION may still roll back */
 	pid_t		keeper_pid;		/* 0: none; changed under OutboxShared.lock */
 	PGPROC	   *keeper_proc;
 	TimestampTz keeper_started; /* last attempt to start one */
@@ -134,6 +134,15 @@ typedef struct OutboxProcEntry
 												 * workers must leave */
 } OutboxProcEntry;
 
+#define OUTBOX_LOOKS		64
+
+/* A database that the launcher is to have a keeper look into. */
+typedef struct OutboxLook
+{
+	Oid			dboid;			/* InvalidOid: unused */
+	TimestampTz not_before;
+} OutboxLook;
+
 typedef struct OutboxShared
 {
 	LWLock		lock;			/* tables' structure */
@@ -144,6 +153,8 @@ typedef struct OutboxShared
 	PGPROC	   *launcher_proc;
 	pid_t		launcher_pid;
 	bool		scan_databases; /* launcher: look into every database */
+	bool		no_worker;		/* the launcher found no slot for a keeper */
+	OutboxLook	looks[OUTBOX_LOOKS];
 	pg_atomic_uint32 nholdoffs; /* of all processes */
 	OutboxRelaySlot *relays;	/* max_relays */
 	OutboxDb   *dbs;			/* max_databases */
@@ -166,6 +177,12 @@ extern OutboxDb *outbox_db_get(Oid extoid);
 
 /* Empty a slot: after DROP EXTENSION, DROP DATABASE. */
 extern void outbox_db_remove(Oid dboid, Oid extoid);
+
+/*
+ * Have the launcher start a keeper in a database that may have the extension,
+ * not before so many milliseconds have gone.
+ */
+extern void outbox_look_into(Oid dboid, int delay_ms);
 
 /* Wake all relays of a database, its keeper, the launcher. */
 extern void outbox_wake_relays(Oid dboid);

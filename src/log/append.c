@@ -292,7 +292,11 @@ acquire_lane(Oid extoid, HeldLane *held)
 			held->lane = &held->db->lanes[my_lane].lane;
 			held->rel = open_segment(held->lane, true);
 			if (held->rel == NULL)
+			{
+				/* rotated and freed meanwhile, or the extension was dropped */
+				outbox_extension_check(extoid);
 				continue;
+			}
 			LWLockAcquire(&held->lane->lock, LW_EXCLUSIVE);
 		}
 		if (still_current(held, extoid, incarnation))

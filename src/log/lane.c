@@ -37,7 +37,6 @@
 #include "catalog/namespace.h"
 #include "catalog/pg_authid.h"
 #include "catalog/pg_extension.h"
-#include "commands/dbcommands.h"
 #include "commands/sequence.h"
 #include "fault.h"
 #include "log/lane.h"
@@ -187,6 +186,12 @@ extension_is_uncommitted(Oid extoid)
 	return result;
 }
 
+void
+outbox_extension_check(Oid extoid)
+{
+	(void) extension_is_uncommitted(extoid);
+}
+
 static int
 newest_first(const ListCell *a, const ListCell *b)
 {
@@ -232,7 +237,6 @@ static OutboxDb *
 install_entry(Oid extoid, const OutboxSegment *const *current, uint64 first_id)
 {
 	OutboxDb   *db = NULL;
-	char	   *dbname = get_database_name(MyDatabaseId);
 	uint64		epoch;
 
 	if (!pg_strong_random(&epoch, sizeof(epoch)))
@@ -262,12 +266,12 @@ install_entry(Oid extoid, const OutboxSegment *const *current, uint64 first_id)
 	}
 	db->incarnation = pg_atomic_add_fetch_u64(&outbox_shared->incarnations, 1);
 	db->epoch = epoch;
-	strlcpy(db->dbname, dbname ? dbname : "", NAMEDATALEN);
 	pg_atomic_write_u64(&db->next_id, first_id);
 	pg_atomic_write_u64(&db->limit_id, first_id);
 	pg_atomic_write_u64(&db->publish_count, 0);
 	pg_atomic_write_u64(&db->backlog_bytes, 0);
 	pg_atomic_write_u64(&db->unrouted, 0);
+	db->uncommitted = extoid == uncommitted_extension;
 	db->keeper_pid = 0;
 	db->keeper_proc = NULL;
 	db->keeper_started = 0;
@@ -277,6 +281,19 @@ install_entry(Oid extoid, const OutboxSegment *const *current, uint64 first_id)
 		LWLockRelease(&db->lanes[lane].lane.lock);
 	LWLockRelease(&outbox_shared->lock);
 	return db;
+}
+
+/*
+ * An entry whose extension may not come to be goes when the (sub)transaction
+ * aborts.  If the extension was created further out and stays, the next use
+ * builds the entry again.
+ */
+static void
+forget_uncommitted(void)
+{
+	if (OidIsValid(uncommitted_extension))
+		outbox_db_remove(MyDatabaseId, uncommitted_extension);
+	uncommitted_extension = InvalidOid;
 }
 
 /* The database's entry, built when it is not there yet. */
@@ -307,8 +324,12 @@ outbox_db_get(Oid extoid)
 		list_sort(segments, newest_first);
 		for (int lane = 0; lane < OUTBOX_LANES; lane++)
 			current[lane] = choose_current(segments, lane, &highest);
-		if (uncommitted)
+		if (uncommitted && uncommitted_extension != extoid)
+		{
+			/* one that this transaction made and dropped again */
+			forget_uncommitted();
 			uncommitted_extension = extoid;
+		}
 		db = install_entry(extoid, current,
 						   Max(sequence_last_value(), highest) + 1);
 		if (!uncommitted)
@@ -333,16 +354,14 @@ outbox_lane_switch(OutboxDb *db, int lane, Oid relid, uint64 generation)
 	LWLockRelease(&l->lock);
 }
 
-/*
- * An entry whose extension may not come to be goes when the (sub)transaction
- * aborts.  If the extension was created further out and stays, the next use
- * builds the entry again.
- */
+/* It has come to be: let it have a keeper. */
 static void
-forget_uncommitted(void)
+confirm_uncommitted(void)
 {
-	if (OidIsValid(uncommitted_extension))
-		outbox_db_remove(MyDatabaseId, uncommitted_extension);
+	OutboxDb   *db = outbox_db_find(MyDatabaseId, uncommitted_extension);
+
+	if (db != NULL)
+		db->uncommitted = false;
 	uncommitted_extension = InvalidOid;
 }
 
@@ -358,12 +377,18 @@ lane_xact_callback(XactEvent event, void *arg)
 			forget_uncommitted();
 			break;
 		case XACT_EVENT_COMMIT:
-			uncommitted_extension = InvalidOid;
+			confirm_uncommitted();
 			outbox_wake_launcher();
 			break;
 		default:
 			break;
 	}
+}
+
+Oid
+outbox_uncommitted_extension(void)
+{
+	return uncommitted_extension;
 }
 
 static void

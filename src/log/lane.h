@@ -46,6 +46,12 @@ outbox_atomic_read(pg_atomic_uint64 *counter)
 	return value;
 }
 
+/* The extension that this transaction made and whose entry it built. */
+extern Oid	outbox_uncommitted_extension(void);
+
+/* Raise if the extension is not in the catalog any more. */
+extern void outbox_extension_check(Oid extoid);
+
 extern void outbox_lane_init(void);
 
 #endif							/* OUTBOX_LANE_H */

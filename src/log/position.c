@@ -24,17 +24,18 @@
  */
 #include "postgres.h"
 
+#include "access/heapam.h"
 #include "access/table.h"
 #include "access/transam.h"
 #include "access/xact.h"
 #include "catalog/namespace.h"
 #include "catalog/pg_type.h"
-#include "commands/tablecmds.h"
 #include "compat.h"
 #include "executor/spi.h"
 #include "log/position.h"
 #include "log/snapshot.h"
 #include "mb/pg_wchar.h"
+#include "pgstat.h"
 #include "storage/bufmgr.h"
 #include "storage/lmgr.h"
 #include "utils/array.h"
@@ -214,7 +215,7 @@ outbox_positions_load(Oid serverid, int64 *n)
 	StartTransactionCommand();
 	PushActiveSnapshot(GetTransactionSnapshot());
 	SPI_connect();
-	execute("SELECT DISTINCT ON (topic) n, s1::text, s2::text, cursor, low, topic, acked"
+	execute("SELECT DISTINCT ON (topic) n, s1, s2, cursor, low, topic, acked"
 			" FROM outbox.position_log WHERE server = $1 ORDER BY topic NULLS FIRST, n DESC",
 			1, types, args, NULL, SPI_OK_SELECT);
 	for (uint64 i = 0; i < SPI_processed; i++)
@@ -235,7 +236,38 @@ outbox_positions_load(Oid serverid, int64 *n)
 	return result;
 }
 
-/* Keep the table small: what is not a server's latest goes. */
+/* Give the table a new file that holds only the latest row of each. */
+static void
+rewrite_latest(Oid relid)
+{
+	Relation	rel;
+	SPITupleTable *latest;
+	uint64		n;
+
+	execute("SELECT DISTINCT ON (server, topic) * FROM outbox.position_log"
+			" ORDER BY server, topic, n DESC",
+			0, NULL, NULL, NULL, SPI_OK_SELECT);
+	latest = SPI_tuptable;
+	n = SPI_processed;
+	rel = table_open(relid, AccessExclusiveLock);
+	outbox_new_relfilenumber(rel);
+	CommandCounterIncrement();
+	for (uint64 i = 0; i < n; i++)
+	{
+		HeapTuple	row = heap_copytuple(latest->vals[i]);
+
+		simple_heap_insert(rel, row);
+		heap_freetuple(row);
+	}
+	pgstat_count_truncate(rel);
+	table_close(rel, NoLock);
+}
+
+/*
+ * Keep the table small: what is not a server's latest goes.  Not by TRUNCATE,
+ * which a publication FOR ALL TABLES would send to subscribers, nor with a
+ * temporary table, at which event triggers fire.
+ */
 void
 outbox_position_compact(void)
 {
@@ -252,13 +284,7 @@ outbox_position_compact(void)
 	{
 		PushActiveSnapshot(GetLatestSnapshot());
 		SPI_connect();
-		execute("CREATE TEMPORARY TABLE outbox_latest ON COMMIT DROP AS"
-				" SELECT DISTINCT ON (server, topic) * FROM outbox.position_log"
-				" ORDER BY server, topic, n DESC",
-				0, NULL, NULL, NULL, SPI_OK_UTILITY);
-		execute("TRUNCATE outbox.position_log", 0, NULL, NULL, NULL, SPI_OK_UTILITY);
-		execute("INSERT INTO outbox.position_log SELECT * FROM pg_temp.outbox_latest",
-				0, NULL, NULL, NULL, SPI_OK_INSERT);
+		rewrite_latest(relid);
 		SPI_finish();
 		PopActiveSnapshot();
 	}

@@ -25,9 +25,12 @@
 #include "access/htup_details.h"
 #include "access/table.h"
 #include "access/tableam.h"
+#include "catalog/dependency.h"
 #include "catalog/namespace.h"
+#include "catalog/pg_class.h"
 #include "catalog/pg_namespace.h"
 #include "catalog/pg_type.h"
+#include "commands/extension.h"
 #include "compat.h"
 #include "log/segment.h"
 #include "message.h"
@@ -129,19 +132,27 @@ outbox_segment_list(void)
 	return result;
 }
 
-/* Is this table a segment of the log?  By name, which only we can give. */
+/*
+ * Is this table a segment of the log?  By its name, and as a member of the
+ * extension: schema outbox of another database may be somebody else's.
+ */
 bool
 outbox_is_segment(Oid relid)
 {
 	char	   *name = get_rel_name(relid);
-	bool		result;
+	bool		named;
+	Oid			extension;
 
-	if (name == NULL || strncmp(name, "segment_", 8) != 0)
+	if (name == NULL)
 		return false;
-	result = get_rel_namespace(relid) == get_namespace_oid("outbox", true) &&
+	named = strncmp(name, "segment_", 8) == 0 &&
+		get_rel_namespace(relid) == get_namespace_oid("outbox", true) &&
 		strspn(name + 8, "0123456789") == strlen(name + 8);
 	pfree(name);
-	return result;
+	if (!named)
+		return false;
+	extension = getExtensionOfObject(RelationRelationId, relid);
+	return OidIsValid(extension) && extension == get_extension_oid("pg_outbox", true);
 }
 
 /* Read what of a row stands at fixed places. */

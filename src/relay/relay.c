@@ -28,6 +28,7 @@
 #include "compat.h"
 #include "fault.h"
 #include "guc.h"
+#include "log/identity.h"
 #include "miscadmin.h"
 #include "pgstat.h"
 #include "postmaster/bgworker.h"
@@ -131,12 +132,19 @@ load_server(Relay *relay)
 	MemoryContext context = AllocSetContextCreate(relay->context, "pg_outbox server",
 												  ALLOCSET_SMALL_SIZES);
 	OutboxServer *server;
+	const char *hint = "See ALTER SERVER.";
 
 	pg_atomic_write_u32(&relay->slot->reload, 0);
 	StartTransactionCommand();
 	server = registry_load_server(relay->serverid, context);
 	if (server != NULL)
+	{
+		MemoryContextSwitchTo(context);
+		if (server->problem == NULL &&
+			(server->problem = outbox_identity_problem(server)) != NULL)
+			hint = outbox_identity_hint(server);
 		router_set_patterns(relay->router, server, context);
+	}
 	CommitTransactionCommand();
 	MemoryContextSwitchTo(relay->context);
 	if (server == NULL)
@@ -149,7 +157,7 @@ load_server(Relay *relay)
 	relay->server_context = context;
 	relay->server = server;
 	if (server->problem != NULL)
-		relay_set_error(relay, server->problem, "See ALTER SERVER.");
+		relay_set_error(relay, server->problem, hint);
 	lagging_probe(relay, true);
 	return true;
 }
@@ -479,7 +487,7 @@ relay_loop(Relay *relay)
 				ereport(ERROR,
 						(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 						 errmsg("the server has no position in the log"),
-						 errhint("Drop the server and create it again.")));
+						 errhint("Call outbox.adopt(), or drop the server and create it again.")));
 			if (pg_atomic_read_u32(&relay->slot->reload) != 0)
 				gone = !load_server(relay);
 			sleep_ms = gone ? 0 : relay_turn(relay);
@@ -542,8 +550,7 @@ outbox_relay_main(Datum main_arg)
 	OutboxDb   *db;
 
 	my_slot = &outbox_shared->relays[DatumGetInt32(main_arg)];
-	outbox_worker_begin();
-	BackgroundWorkerInitializeConnectionByOid(my_slot->dboid, InvalidOid, 0);
+	BackgroundWorkerInitializeConnectionByOid(outbox_worker_begin(), InvalidOid, 0);
 	outbox_worker_settings();
 	if (!claim_slot())
 		proc_exit(0);
@@ -562,5 +569,6 @@ outbox_relay_main(Datum main_arg)
 	relay_loop(my_relay);
 	finish(my_relay);
 	relay_set_state(my_relay, outbox_enabled ? OUTBOX_STATE_STARTING : OUTBOX_STATE_DISABLED);
-	proc_exit(0);
+	/* 1 where nothing of ours asked for it, for the server's log to show */
+	proc_exit(ShutdownRequestPending ? 1 : 0);
 }

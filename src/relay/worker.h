@@ -15,8 +15,9 @@
 /*
  * A worker's first steps: signals, and, for a worker of a database, saying
  * that it is on its way there.  Doesn't return when it has to stay out.
+ * The database's oid, to be connected to (InvalidOid for the launcher).
  */
-extern void outbox_worker_begin(void);
+extern Oid outbox_worker_begin(void);
 
 /* Settings that a database or role may carry and that a worker must not. */
 extern void outbox_worker_settings(void);

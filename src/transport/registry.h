@@ -25,7 +25,7 @@ typedef struct OutboxServer
 	OutboxCoreOptions core;		/* its patterns are never NULL */
 
 	/* why the options can't be used, or NULL; never contains a secret */
-	char	   *problem;
+	const char *problem;
 
 	/* server's and user mapping's, sorted by name, without the core's */
 	int			noptions;
