@@ -124,6 +124,7 @@ take_report(Relay *relay, const OutboxReport *report, TimestampTz now)
 			note_delivered(relay, entry, now);
 			outbox_entry_done(entry);
 			relay->back_off_ms = 0;
+			entry->topic->retry_ms = 0;
 			relay->narrowing -= Min(relay->narrowing, 1);
 			break;
 		case OUTBOX_DEAD:
@@ -133,6 +134,8 @@ take_report(Relay *relay, const OutboxReport *report, TimestampTz now)
 			outbox_entry_queue(entry);
 			strlcpy(error.name, report->name, sizeof(error.name));
 			strlcpy(error.text, text, sizeof(error.text));
+			strlcpy(error.hint, "Create the topic, or allow it to be written; its messages wait.",
+					sizeof(error.hint));
 			relay_topic_trouble(relay, entry->topic, OUTBOX_TOPIC_MISSING, &error);
 			break;
 		case OUTBOX_SUSPECT:
@@ -217,6 +220,8 @@ send_stream(Relay *relay, OutboxStream *stream)
 	for (uint64 seq = window->unsent; seq < end; seq++)
 	{
 		OutboxEntry *entry;
+		OutboxTopic *topic;
+		OutboxStream *owner;
 
 		/* a topic that just left took entries away */
 		if (seq < window->first)
@@ -242,7 +247,10 @@ send_stream(Relay *relay, OutboxStream *stream)
 			stream->waits_for_standby = true;
 			return;
 		}
-		if (!send_entry(relay, entry) && entry->window == window)
+		topic = entry->topic;
+		owner = topic->stream;
+		/* when its topic left, the entry did too, and may be gone */
+		if (!send_entry(relay, entry) && topic->stream == owner)
 			return;
 	}
 	if (passing)

@@ -53,7 +53,6 @@
 #define MAX_READING			16
 #define PROBE_EVERY_MS		1000
 #define STALLED_MS			1000	/* without an answer */
-#define LOOK_EVERY_MS		100
 #define MIN_BLOCK_MS		30000	/* until a refused message is tried again */
 #define MAX_BLOCK_MS		600000
 #define NEAR_IDS			131072	/* so little left that main may wait */
@@ -146,12 +145,13 @@ relay_topic_trouble(Relay *relay, OutboxTopic *topic, OutboxTopicState state,
 	topic->state = state;
 	topic->error = *error;
 	INSTR_TIME_SET_CURRENT(topic->tried);
-	topic->retry_ms = again && topic->retry_ms > 0 ?
-		Min(topic->retry_ms * 2, MAX_BLOCK_MS) : MIN_BLOCK_MS;
 	if (topic->stream == NULL)
 		leave(relay, topic);
 	if (!again)
 	{
+		/* it grows until something of the topic is delivered */
+		topic->retry_ms = topic->retry_ms > 0 ?
+			Min(topic->retry_ms * 2, MAX_BLOCK_MS) : MIN_BLOCK_MS;
 		INSTR_TIME_SET_CURRENT(topic->since);
 		topic->given_up = false;
 		relay_set_error(relay, psprintf("topic \"%s\": %s", topic->name, error->text),
@@ -200,32 +200,42 @@ retry_blocked(Relay *relay, OutboxStream *stream, bool at_once)
 	resume(topic);
 }
 
+/*
+ * Ask again for a missing topic.  Once it is there it is resumed, but not before
+ * all that the client has of it is answered: what comes back unsent must go
+ * before what is queued behind it.
+ */
 static void
 probe_missing(Relay *relay, OutboxStream *stream, bool at_once)
 {
 	OutboxTopic *topic = stream->topic;
+	OutboxError error = {0};
 	OutboxFailure failure;
 
 	if (!at_once && relay_ms_since(topic->tried) < PROBE_EVERY_MS)
 		return;
 	if (waited_enough(relay, topic))
 		topic->given_up = true;
-	failure = relay->transport->probe_topic(relay->client, topic->name, &topic->error);
+	failure = relay->transport->probe_topic(relay->client, topic->name, &error);
 	if (failure == OUTBOX_RETRY)
 		return;
 	INSTR_TIME_SET_CURRENT(topic->tried);
-	if (failure == OUTBOX_OK)
+	if (failure != OUTBOX_OK)
+		topic->error = error;
+	else if (topic->in_flight == 0)
 		resume(topic);
 }
 
 /* Look again at topics in trouble. */
 void
-lagging_probe(Relay *relay, bool at_once)
+lagging_probe(Relay *relay)
 {
+	bool		at_once = relay->probe_now;
 	ListCell   *lc;
 
 	if (relay->client == NULL)
 		return;
+	relay->probe_now = false;
 	foreach(lc, relay->lagging)
 	{
 		OutboxStream *stream = lfirst(lc);
@@ -257,52 +267,66 @@ lagging_is_active(Relay *relay)
 	return false;
 }
 
-/* Memory that lagging topics hold or are entitled to. */
-Size
-lagging_reserved(Relay *relay)
+/* Memory that lagging topics hold. */
+static Size
+held_by_lagging(Relay *relay)
 {
 	Size		held = 0;
 	ListCell   *lc;
 
-	if (relay->lagging == NIL)
-		return 0;
 	foreach(lc, relay->lagging)
 		held += ((OutboxStream *) lfirst(lc))->window->bytes;
-	return Max(held, memory_share());
+	return held;
+}
+
+/* Memory that they hold or are entitled to. */
+Size
+lagging_reserved(Relay *relay)
+{
+	return relay->lagging == NIL ? 0 : Max(held_by_lagging(relay), memory_share());
+}
+
+/* A topic from which no answer comes leaves. */
+static void
+leave_stalled(Relay *relay, OutboxTopic *topic)
+{
+	relay_set_error(relay, psprintf("topic \"%s\": no answer from its brokers", topic->name),
+					"It is delivered on its own until it has caught up.");
+	leave(relay, topic);
 }
 
 /*
- * The main window is full: does a topic hold much of it without getting any
- * answers, while the broker does answer?  Then it leaves.  Each may hold a
- * quarter of what the lagging ones before it have left, so that however many
- * leave, something remains for the rest.
+ * The main window is full.  When its first message has been waiting for an
+ * answer for long, it is what keeps it full, however few its topic's messages
+ * are: what is behind it may all be done.  So its topic leaves, and with it those
+ * that were sent something and have been as silent.  What they have sent stays in
+ * memory; when that is as much as the relay may use, no more of them leave.
  */
 void
 lagging_find_stalled(Relay *relay)
 {
+	OutboxWindow *window = relay->main.window;
 	OutboxTopic *topic;
 	Size		budget = (Size) outbox_relay_memory * 1024;
-	Size		held = 0;
-	ListCell   *lc;
 	int			pos = 0;
 
-	if (!relay->connected || relay->careful ||
-		relay_ms_since(relay->stalls_looked) < LOOK_EVERY_MS)
+	outbox_window_pop(window);
+	if (outbox_window_is_empty(window))
 		return;
-	INSTR_TIME_SET_CURRENT(relay->stalls_looked);
-	foreach(lc, relay->lagging)
-		held += ((OutboxStream *) lfirst(lc))->window->bytes;
-	while ((topic = topics_next(relay->windows->topics, &pos)) != NULL)
+	if (relay->head != window->first || !relay->connected || relay->careful)
 	{
-		if (topic->stream != NULL || topic->entries == 0 ||
-			topic->bytes < (budget - Min(held, budget)) / 4 ||
-			relay_ms_since(topic->moved) < STALLED_MS)
-			continue;
-		held += topic->bytes;
-		relay_set_error(relay, psprintf("topic \"%s\": no answer from its brokers", topic->name),
-						"It is delivered on its own until it has caught up.");
-		leave(relay, topic);
+		relay->head = window->first;
+		INSTR_TIME_SET_CURRENT(relay->head_since);
+		return;
 	}
+	if (relay_ms_since(relay->head_since) < STALLED_MS || held_by_lagging(relay) > budget)
+		return;
+	leave_stalled(relay, outbox_window_entry(window, window->first)->topic);
+	while ((topic = topics_next(relay->windows->topics, &pos)) != NULL)
+		if (topic->stream == NULL && topic->in_flight > 0 &&
+			relay_ms_since(topic->moved) >= STALLED_MS &&
+			held_by_lagging(relay) <= budget)
+			leave_stalled(relay, topic);
 }
 
 /* Read for one lagging topic; true when there is more at once. */
