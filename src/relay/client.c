@@ -293,14 +293,23 @@ drain(Relay *relay, long timeout_ms)
 /*
  * Close the client.  With wait, all that it has is waited for, so that nothing
  * is sent twice; else only what is on its way, not for long.  What is without an
- * answer then is sent again later.
+ * answer then is sent again later.  Nothing is waited for where no broker was
+ * ever reached.
  */
 void
 relay_client_close(Relay *relay, bool wait)
 {
+	OutboxTransportStatus status;
+
 	if (relay->client == NULL)
 		return;
-	if (wait)
+	relay->transport->status(relay->client, &status);
+	if (!status.was_connected)
+	{
+		relay->transport->purge(relay->client, true);
+		drain(relay, PURGE_TIMEOUT_MS);
+	}
+	else if (wait)
 	{
 		relay->transport->flush(relay->client);
 		drain(relay, DRAIN_TIMEOUT_MS);
