@@ -484,9 +484,13 @@ bool
 outbox_reader_follow(OutboxReader *reader, const OutboxReader *leader)
 {
 	uint64		e = leader->end;
+	int			compared = outbox_snapshot_compare(reader->last, leader->last);
 
 	Assert(reader->batch == NULL);
-	if (outbox_snapshot_compare(reader->last, leader->last) >= 0)
+	/* the same snapshot, taken again: what it sees was handed out here too */
+	if (compared == 0)
+		reader->last_count = Max(reader->last_count, leader->last_count);
+	if (compared >= 0)
 		return false;
 	if (e == 0)
 		e = outbox_atomic_read(&outbox_db_get(reader->extoid)->next_id);
