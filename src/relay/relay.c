@@ -250,9 +250,21 @@ read_log(Relay *relay)
 
 	lagging_watch_head(relay);
 	lagging_rejoin(relay);
-	if (outbox_reader_batch(reader) == NULL &&
-		(lagging_hold_main(relay) || !outbox_reader_begin(reader)))
-		return more;
+	if (outbox_reader_batch(reader) == NULL)
+	{
+		if (lagging_hold_main(relay) || !outbox_reader_begin(reader))
+			return more;
+
+		/*
+		 * Since we last looked, a server may have been altered and a message
+		 * published under its new patterns.  What the snapshot sees must not
+		 * be routed by older ones, so the next turn looks first.
+		 */
+		AcceptInvalidationMessages();
+		if (OUTBOX_RULE("reload-before-route") &&
+			pg_atomic_read_u32(&relay->slot->reload) != 0)
+			return true;
+	}
 	if (has_room(relay))
 		relay_stream_read(&relay->main, FETCH_BYTES);
 	else
