@@ -124,6 +124,7 @@ take_report(Relay *relay, const OutboxReport *report, TimestampTz now, instr_tim
 			note_delivered(relay, entry, now);
 			outbox_entry_done(entry);
 			relay->back_off_ms = 0;
+			entry->topic->retry_ms = 0;
 			relay->narrowing -= Min(relay->narrowing, 1);
 			break;
 		case OUTBOX_DEAD:
@@ -133,6 +134,8 @@ take_report(Relay *relay, const OutboxReport *report, TimestampTz now, instr_tim
 			outbox_entry_queue(entry);
 			strlcpy(error.name, report->name, sizeof(error.name));
 			strlcpy(error.text, text, sizeof(error.text));
+			strlcpy(error.hint, "Create the topic, or allow it to be written; its messages wait.",
+					sizeof(error.hint));
 			relay_topic_trouble(relay, entry->topic, OUTBOX_TOPIC_MISSING, &error);
 			break;
 		case OUTBOX_SUSPECT:
@@ -164,6 +167,7 @@ relay_collect(Relay *relay)
 			return;
 		now = GetCurrentTimestamp();
 		INSTR_TIME_SET_CURRENT(moved);
+		relay->answered_at = moved;
 		for (int i = 0; i < n; i++)
 			take_report(relay, &reports[i], now, moved);
 		CHECK_FOR_INTERRUPTS();
@@ -221,6 +225,8 @@ send_stream(Relay *relay, OutboxStream *stream)
 	for (uint64 seq = window->unsent; seq < end; seq++)
 	{
 		OutboxEntry *entry;
+		OutboxTopic *topic;
+		OutboxStream *owner;
 
 		/* a topic that just left took entries away */
 		if (seq < window->first)
@@ -246,7 +252,10 @@ send_stream(Relay *relay, OutboxStream *stream)
 			stream->waits_for_standby = true;
 			return;
 		}
-		if (!send_entry(relay, entry) && entry->window == window)
+		topic = entry->topic;
+		owner = topic->stream;
+		/* when its topic left, the entry did too, and may be gone */
+		if (!send_entry(relay, entry) && topic->stream == owner)
 			return;
 	}
 	if (passing)
