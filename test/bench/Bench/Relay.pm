@@ -73,7 +73,7 @@ sub drain_once
 	my $cpu = $pg->cpu_seconds($pid);
 	my $peak = $peak_of->();
 	my $arrived = $kafka->count($topic);
-	die "$n messages, but $arrived records\n" if $arrived != $n;
+	die "$n messages were delivered, but there are $arrived records\n" if $arrived != $n;
 
 	# freed before the next round, so that each reads its own messages only
 	$pg->wait_for($dbname, 'SELECT sum(pg_relation_size(relid)) < 64 * 1024 * 1024 FROM outbox.segments', 60);
@@ -92,7 +92,7 @@ sub produce_once
 	my @result = $kafka->produce($topic, $n, $bench->{payload_file}, @properties);
 	my $arrived = $kafka->count($topic);
 
-	die "$n messages, but $arrived records\n" if $arrived != $n;
+	die "$n records were produced, but there are $arrived\n" if $arrived != $n;
 	$kafka->delete_topic($topic);
 	return @result;
 }
