@@ -60,7 +60,6 @@ typedef struct OutboxDb
 									 * committed or prepared */
 	pg_atomic_uint64 backlog_bytes; /* retained log, as the keeper saw it */
 	pg_atomic_uint64 unrouted;	/* messages that no server wanted */
-	pg_atomic_uint32 nservers;	/* servers that exist, as the keeper saw it */
 	bool		uncommitted;	/* its CREATE EXTENSION may still roll back */
 	pid_t		keeper_pid;		/* 0: none; changed under OutboxShared.lock */
 	PGPROC	   *keeper_proc;
@@ -82,6 +81,10 @@ typedef enum OutboxRelayState
 	OUTBOX_STATE_FENCED,
 	OUTBOX_STATE_NO_WORKER
 } OutboxRelayState;
+
+/* What is shown with the last of them. */
+#define OUTBOX_NO_WORKER_ERROR	"no free slot for a background worker"
+#define OUTBOX_NO_WORKER_HINT	"Raise max_worker_processes."
 
 /*
  * A relay's slot, claimed by the keeper for one server and kept as long as

@@ -462,6 +462,7 @@ outbox_reader_begin(OutboxReader *reader)
 	c = outbox_atomic_read(&db->next_id);
 	if (OUTBOX_RULE("touch-lanes"))
 		touch_lanes(db);
+	OUTBOX_FAULT("reader-before-snapshot");
 	s2 = outbox_snapshot_from(GetTransactionSnapshot());
 	e = outbox_atomic_read(&db->next_id);
 	lsn = outbox_flush_wal();
@@ -484,9 +485,13 @@ bool
 outbox_reader_follow(OutboxReader *reader, const OutboxReader *leader)
 {
 	uint64		e = leader->end;
+	int			compared = outbox_snapshot_compare(reader->last, leader->last);
 
 	Assert(reader->batch == NULL);
-	if (outbox_snapshot_compare(reader->last, leader->last) >= 0)
+	/* the same snapshot, taken again: what it sees was handed out here too */
+	if (compared == 0)
+		reader->last_count = Max(reader->last_count, leader->last_count);
+	if (compared >= 0)
 		return false;
 	if (e == 0)
 		e = outbox_atomic_read(&outbox_db_get(reader->extoid)->next_id);

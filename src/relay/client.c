@@ -124,6 +124,7 @@ take_report(Relay *relay, const OutboxReport *report, TimestampTz now, instr_tim
 			note_delivered(relay, entry, now);
 			outbox_entry_done(entry);
 			relay->back_off_ms = 0;
+			entry->topic->retry_ms = 0;
 			relay->narrowing -= Min(relay->narrowing, 1);
 			break;
 		case OUTBOX_DEAD:
@@ -133,6 +134,8 @@ take_report(Relay *relay, const OutboxReport *report, TimestampTz now, instr_tim
 			outbox_entry_queue(entry);
 			strlcpy(error.name, report->name, sizeof(error.name));
 			strlcpy(error.text, text, sizeof(error.text));
+			strlcpy(error.hint, "Create the topic, or allow it to be written; its messages wait.",
+					sizeof(error.hint));
 			relay_topic_trouble(relay, entry->topic, OUTBOX_TOPIC_MISSING, &error);
 			break;
 		case OUTBOX_SUSPECT:
@@ -164,6 +167,7 @@ relay_collect(Relay *relay)
 			return;
 		now = GetCurrentTimestamp();
 		INSTR_TIME_SET_CURRENT(moved);
+		relay->answered_at = moved;
 		for (int i = 0; i < n; i++)
 			take_report(relay, &reports[i], now, moved);
 		CHECK_FOR_INTERRUPTS();
@@ -221,6 +225,8 @@ send_stream(Relay *relay, OutboxStream *stream)
 	for (uint64 seq = window->unsent; seq < end; seq++)
 	{
 		OutboxEntry *entry;
+		OutboxTopic *topic;
+		OutboxStream *owner;
 
 		/* a topic that just left took entries away */
 		if (seq < window->first)
@@ -246,7 +252,10 @@ send_stream(Relay *relay, OutboxStream *stream)
 			stream->waits_for_standby = true;
 			return;
 		}
-		if (!send_entry(relay, entry) && entry->window == window)
+		topic = entry->topic;
+		owner = topic->stream;
+		/* when its topic left, the entry did too, and may be gone */
+		if (!send_entry(relay, entry) && topic->stream == owner)
 			return;
 	}
 	if (passing)
@@ -293,14 +302,23 @@ drain(Relay *relay, long timeout_ms)
 /*
  * Close the client.  With wait, all that it has is waited for, so that nothing
  * is sent twice; else only what is on its way, not for long.  What is without an
- * answer then is sent again later.
+ * answer then is sent again later.  Nothing is waited for where no broker was
+ * ever reached.
  */
 void
 relay_client_close(Relay *relay, bool wait)
 {
+	OutboxTransportStatus status;
+
 	if (relay->client == NULL)
 		return;
-	if (wait)
+	relay->transport->status(relay->client, &status);
+	if (!status.was_connected)
+	{
+		relay->transport->purge(relay->client, true);
+		drain(relay, PURGE_TIMEOUT_MS);
+	}
+	else if (wait)
 	{
 		relay->transport->flush(relay->client);
 		drain(relay, DRAIN_TIMEOUT_MS);

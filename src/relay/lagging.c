@@ -53,7 +53,7 @@
 #define MAX_READING			16
 #define PROBE_EVERY_MS		1000
 #define STALLED_MS			1000	/* without an answer */
-#define LOOK_EVERY_MS		100
+#define OVERTAKEN_MS		50		/* others had answers for so long meanwhile */
 #define MIN_BLOCK_MS		30000	/* until a refused message is tried again */
 #define MAX_BLOCK_MS		600000
 #define NEAR_IDS			131072	/* so little left that main may wait */
@@ -146,12 +146,13 @@ relay_topic_trouble(Relay *relay, OutboxTopic *topic, OutboxTopicState state,
 	topic->state = state;
 	topic->error = *error;
 	INSTR_TIME_SET_CURRENT(topic->tried);
-	topic->retry_ms = again && topic->retry_ms > 0 ?
-		Min(topic->retry_ms * 2, MAX_BLOCK_MS) : MIN_BLOCK_MS;
 	if (topic->stream == NULL)
 		leave(relay, topic);
 	if (!again)
 	{
+		/* it grows until something of the topic is delivered */
+		topic->retry_ms = topic->retry_ms > 0 ?
+			Min(topic->retry_ms * 2, MAX_BLOCK_MS) : MIN_BLOCK_MS;
 		INSTR_TIME_SET_CURRENT(topic->since);
 		topic->given_up = false;
 		relay_set_error(relay, psprintf("topic \"%s\": %s", topic->name, error->text),
@@ -200,32 +201,42 @@ retry_blocked(Relay *relay, OutboxStream *stream, bool at_once)
 	resume(topic);
 }
 
+/*
+ * Ask again for a missing topic.  Once it is there it is resumed, but not before
+ * all that the client has of it is answered: what comes back unsent must go
+ * before what is queued behind it.
+ */
 static void
 probe_missing(Relay *relay, OutboxStream *stream, bool at_once)
 {
 	OutboxTopic *topic = stream->topic;
+	OutboxError error = {0};
 	OutboxFailure failure;
 
 	if (!at_once && relay_ms_since(topic->tried) < PROBE_EVERY_MS)
 		return;
 	if (waited_enough(relay, topic))
 		topic->given_up = true;
-	failure = relay->transport->probe_topic(relay->client, topic->name, &topic->error);
+	failure = relay->transport->probe_topic(relay->client, topic->name, &error);
 	if (failure == OUTBOX_RETRY)
 		return;
 	INSTR_TIME_SET_CURRENT(topic->tried);
-	if (failure == OUTBOX_OK)
+	if (failure != OUTBOX_OK)
+		topic->error = error;
+	else if (topic->in_flight == 0)
 		resume(topic);
 }
 
 /* Look again at topics in trouble. */
 void
-lagging_probe(Relay *relay, bool at_once)
+lagging_probe(Relay *relay)
 {
+	bool		at_once = relay->probe_now;
 	ListCell   *lc;
 
 	if (relay->client == NULL)
 		return;
+	relay->probe_now = false;
 	foreach(lc, relay->lagging)
 	{
 		OutboxStream *stream = lfirst(lc);
@@ -257,20 +268,26 @@ lagging_is_active(Relay *relay)
 	return false;
 }
 
-/* Memory that lagging topics hold or are entitled to. */
-Size
-lagging_reserved(Relay *relay)
+/* Memory that lagging topics hold. */
+static Size
+held_by_lagging(Relay *relay)
 {
 	Size		held = 0;
 	ListCell   *lc;
 
-	if (relay->lagging == NIL)
-		return 0;
 	foreach(lc, relay->lagging)
 		held += ((OutboxStream *) lfirst(lc))->window->bytes;
-	return Max(held, memory_share());
+	return held;
 }
 
+/* Memory that they hold or are entitled to. */
+Size
+lagging_reserved(Relay *relay)
+{
+	return relay->lagging == NIL ? 0 : Max(held_by_lagging(relay), memory_share());
+}
+
+/* A topic from which no answer comes leaves. */
 static void
 leave_stalled(Relay *relay, OutboxTopic *topic)
 {
@@ -279,57 +296,66 @@ leave_stalled(Relay *relay, OutboxTopic *topic)
 	leave(relay, topic);
 }
 
-/*
- * Does one message hold the window?  So it is when most of what stands behind
- * the oldest has been answered.  Then the oldest one's topic leaves.
- */
 static bool
-leave_oldest(Relay *relay)
+is_silent(const OutboxTopic *topic)
 {
-	OutboxWindow *window = relay->main.window;
-	OutboxEntry *oldest;
+	return topic->stream == NULL && topic->in_flight > 0 &&
+		relay_ms_since(topic->moved) >= STALLED_MS;
+}
 
-	outbox_window_pop(window);
-	if (outbox_window_is_empty(window) || window->done_bytes < window->bytes / 2)
-		return false;
-	oldest = outbox_window_entry(window, window->first);
-	if (oldest->state != OUTBOX_ENTRY_SENT)
-		return false;
-	leave_stalled(relay, oldest->topic);
-	return true;
+/* Keep watch over the oldest message without an answer; called once a turn. */
+void
+lagging_watch_head(Relay *relay)
+{
+	outbox_window_pop(relay->main.window);
+	if (relay->head == relay->main.window->first)
+		return;
+	relay->head = relay->main.window->first;
+	INSTR_TIME_SET_CURRENT(relay->head_since);
+}
+
+/* Have answers come, for some time, for messages behind the oldest? */
+static bool
+others_move(Relay *relay)
+{
+	instr_time	moved = relay->answered_at;
+
+	INSTR_TIME_SUBTRACT(moved, relay->head_since);
+	return (int64) INSTR_TIME_GET_MILLISEC(moved) >= OVERTAKEN_MS;
 }
 
 /*
- * The main window is full, and the broker does answer: is a topic at fault
- * that has no answers?  One that holds much of the window leaves.  Each may
- * hold a quarter of what the lagging ones before it have left, so that however
- * many leave, something remains for the rest.
+ * The main window is full, a broker is connected, and the oldest message has
+ * stood there for long.  Who keeps the window full?
+ * - Where answers came for what stands behind it, that message does, however
+ *   few its topic's are: the topic leaves, and with it all that were sent
+ *   something and have been as silent.
+ * - Else a topic does that holds much of the window and is silent.  Each may
+ *   hold a quarter of what the lagging ones before it have left, so that
+ *   however many leave, something remains for the rest.
+ * While no broker answers anybody, at most those leave that hold much.
  */
 void
 lagging_find_stalled(Relay *relay)
 {
+	OutboxWindow *window = relay->main.window;
 	OutboxTopic *topic;
 	Size		budget = (Size) outbox_relay_memory * 1024;
-	Size		held = 0;
-	ListCell   *lc;
+	bool		overtaken = others_move(relay);
 	int			pos = 0;
 
-	if (!relay->connected || relay->careful ||
-		relay_ms_since(relay->stalls_looked) < LOOK_EVERY_MS)
+	if (!relay->connected || relay->careful || outbox_window_is_empty(window) ||
+		relay_ms_since(relay->head_since) < STALLED_MS ||
+		outbox_window_entry(window, window->first)->state != OUTBOX_ENTRY_SENT)
 		return;
-	INSTR_TIME_SET_CURRENT(relay->stalls_looked);
-	if (leave_oldest(relay))
-		return;
-	foreach(lc, relay->lagging)
-		held += ((OutboxStream *) lfirst(lc))->window->bytes;
+	if (overtaken)
+		leave_stalled(relay, outbox_window_entry(window, window->first)->topic);
 	while ((topic = topics_next(relay->windows->topics, &pos)) != NULL)
 	{
-		if (topic->stream != NULL || topic->in_flight == 0 ||
-			topic->bytes < (budget - Min(held, budget)) / 4 ||
-			relay_ms_since(topic->moved) < STALLED_MS)
-			continue;
-		held += topic->bytes;
-		leave_stalled(relay, topic);
+		Size		held = Min(held_by_lagging(relay), budget);
+
+		if (is_silent(topic) && (overtaken || topic->bytes >= (budget - held) / 4))
+			leave_stalled(relay, topic);
 	}
 }
 

@@ -128,11 +128,15 @@ must_stop(Relay *relay)
 static bool
 load_server(Relay *relay)
 {
-	MemoryContext context = AllocSetContextCreate(relay->context, "pg_outbox server",
-												  ALLOCSET_SMALL_SIZES);
+	MemoryContext context;
 	OutboxServer *server;
 	const char *hint = "See ALTER SERVER.";
 
+	/* should this raise, it is done again */
+	if (relay->loading != NULL)
+		MemoryContextDelete(relay->loading);
+	relay->loading = context = AllocSetContextCreate(relay->context, "pg_outbox server",
+													 ALLOCSET_SMALL_SIZES);
 	pg_atomic_write_u32(&relay->slot->reload, 0);
 	StartTransactionCommand();
 	server = registry_load_server(relay->serverid, context);
@@ -148,16 +152,18 @@ load_server(Relay *relay)
 	MemoryContextSwitchTo(relay->context);
 	if (server == NULL)
 		return false;
-	if (relay->server != NULL && relay->server->client_hash != server->client_hash)
+	if (relay->server != NULL &&
+		(relay->server->client_hash != server->client_hash || server->problem != NULL))
 		relay_client_close(relay, true);
 	relay->back_off_ms = 0;
 	if (relay->server_context != NULL)
 		MemoryContextDelete(relay->server_context);
 	relay->server_context = context;
+	relay->loading = NULL;
 	relay->server = server;
 	if (server->problem != NULL)
 		relay_set_error(relay, server->problem, hint);
-	lagging_probe(relay, true);
+	relay->probe_now = true;
 	return true;
 }
 
@@ -242,10 +248,23 @@ read_log(Relay *relay)
 	OutboxReader *reader = relay->main.reader;
 	bool		more = lagging_read(relay);
 
+	lagging_watch_head(relay);
 	lagging_rejoin(relay);
-	if (outbox_reader_batch(reader) == NULL &&
-		(lagging_hold_main(relay) || !outbox_reader_begin(reader)))
-		return more;
+	if (outbox_reader_batch(reader) == NULL)
+	{
+		if (lagging_hold_main(relay) || !outbox_reader_begin(reader))
+			return more;
+
+		/*
+		 * Since we last looked, a server may have been altered and a message
+		 * published under its new patterns.  What the snapshot sees must not
+		 * be routed by older ones, so the next turn looks first.
+		 */
+		AcceptInvalidationMessages();
+		if (OUTBOX_RULE("reload-before-route") &&
+			pg_atomic_read_u32(&relay->slot->reload) != 0)
+			return true;
+	}
 	if (has_room(relay))
 		relay_stream_read(&relay->main, FETCH_BYTES);
 	else
@@ -384,7 +403,7 @@ relay_turn(Relay *relay)
 		/* room was made: go on at once */
 		if (relay->windows->in_flight < sent_before)
 			more = true;
-		lagging_probe(relay, false);
+		lagging_probe(relay);
 		relay_client_check(relay);
 		if (relay->client == NULL && relay->back_off_ms == 0)
 			more = true;
@@ -437,11 +456,14 @@ create_relay(OutboxDb *db)
 	relay->db = db;
 	relay->serverid = my_slot->serverid;
 	relay->router = router_create(context);
+	relay->scratch = AllocSetContextCreate(context, "pg_outbox positions",
+										   ALLOCSET_DEFAULT_SIZES);
 	relay->windows = outbox_windows_create(context);
 	relay->main.relay = relay;
 	relay->main.context = context;
 	relay->main.window = outbox_window_create(relay->windows, context);
 	relay->fetched = MemoryContextAlloc(context, FETCH_MESSAGES * sizeof(OutboxMessage *));
+	relay->head = PG_UINT64_MAX;
 	INSTR_TIME_SET_CURRENT(relay->stored_at);
 	MemoryContextSwitchTo(context);
 	return relay;
@@ -472,6 +494,21 @@ recover(Relay *relay)
 	RESUME_INTERRUPTS();
 }
 
+/*
+ * Don't try again at once what has just failed, whoever sets our latch
+ * meanwhile; but stop, or take new options, when asked to.
+ */
+static void
+pause_after_error(Relay *relay)
+{
+	instr_time	start;
+
+	INSTR_TIME_SET_CURRENT(start);
+	while (!must_stop(relay) && pg_atomic_read_u32(&relay->slot->reload) == 0 &&
+		   relay_ms_since(start) < ERROR_PAUSE_MS)
+		outbox_worker_wait(ERROR_PAUSE_MS - relay_ms_since(start), "OutboxRelayError");
+}
+
 /* Run the loop until asked to stop. */
 static void
 relay_loop(Relay *relay)
@@ -480,7 +517,8 @@ relay_loop(Relay *relay)
 
 	while (!gone && !must_stop(relay))
 	{
-		volatile long sleep_ms = ERROR_PAUSE_MS;
+		volatile bool failed = false;
+		volatile long sleep_ms = 0;
 
 		PG_TRY();
 		{
@@ -491,21 +529,26 @@ relay_loop(Relay *relay)
 						(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 						 errmsg("the server has no position in the log"),
 						 errhint("Call outbox.adopt(), or drop the server and create it again.")));
-			if (pg_atomic_read_u32(&relay->slot->reload) != 0)
+			if (pg_atomic_read_u32(&relay->slot->reload) != 0 || relay->loading != NULL)
 				gone = !load_server(relay);
-			sleep_ms = gone ? 0 : relay_turn(relay);
+			/* the reload may have disabled us: no sleep then */
+			sleep_ms = gone || must_stop(relay) ? 0 : relay_turn(relay);
 		}
 		PG_CATCH();
 		{
 			recover(relay);
+			failed = true;
 		}
 		PG_END_TRY();
-		if (sleep_ms > 0)
+		if (sleep_ms > 0 || failed)
 		{
 			pgstat_report_stat(false);
 			pgstat_report_activity(STATE_IDLE, NULL);
-			relay_sleep(relay, sleep_ms);
 		}
+		if (failed)
+			pause_after_error(relay);
+		else if (sleep_ms > 0)
+			relay_sleep(relay, sleep_ms);
 		else
 			CHECK_FOR_INTERRUPTS();
 	}

@@ -58,6 +58,8 @@ typedef struct Relay
 	Oid			serverid;
 	MemoryContext context;
 	MemoryContext server_context;
+	MemoryContext loading;		/* of a definition that is not taken over yet */
+	MemoryContext scratch;		/* of positions being stored */
 	OutboxServer *server;
 	OutboxRouter *router;
 	OutboxWindows *windows;
@@ -83,7 +85,10 @@ typedef struct Relay
 
 	int64		position_n;		/* number of the position stored last */
 	instr_time	stored_at;
-	instr_time	stalls_looked;
+	uint64		head;			/* oldest message of the main window */
+	instr_time	head_since;
+	instr_time	answered_at;	/* last answer */
+	bool		probe_now;		/* topics in trouble are tried at once */
 } Relay;
 
 /* client.c */
@@ -103,7 +108,8 @@ extern void relay_topic_trouble(Relay *relay, OutboxTopic *topic,
 								OutboxTopicState state, const OutboxError *error);
 extern OutboxStream *lagging_restore(Relay *relay, const char *topic,
 									 const OutboxPosition *pos);
-extern void lagging_probe(Relay *relay, bool at_once);
+extern void lagging_probe(Relay *relay);
+extern void lagging_watch_head(Relay *relay);
 extern void lagging_find_stalled(Relay *relay);
 extern bool lagging_read(Relay *relay);
 extern bool lagging_hold_main(Relay *relay);

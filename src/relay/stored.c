@@ -92,9 +92,7 @@ note_stored(OutboxStream *stream, const OutboxPosition *pos)
 bool
 relay_positions_load(Relay *relay)
 {
-	MemoryContext scratch = AllocSetContextCreate(relay->context, "pg_outbox positions",
-												  ALLOCSET_DEFAULT_SIZES);
-	MemoryContext old = MemoryContextSwitchTo(scratch);
+	MemoryContext old = MemoryContextSwitchTo(relay->scratch);
 	List	   *positions = outbox_positions_load(relay->serverid, &relay->position_n);
 	ListCell   *lc;
 	bool		found = false;
@@ -116,7 +114,7 @@ relay_positions_load(Relay *relay)
 		}
 	}
 	MemoryContextSwitchTo(old);
-	MemoryContextDelete(scratch);
+	MemoryContextReset(relay->scratch);
 	return found;
 }
 
@@ -289,9 +287,7 @@ note_all_stored(Relay *relay, List *positions)
 bool
 relay_positions_store(Relay *relay, bool last)
 {
-	MemoryContext scratch = AllocSetContextCreate(relay->context, "pg_outbox positions",
-												  ALLOCSET_DEFAULT_SIZES);
-	MemoryContext old = MemoryContextSwitchTo(scratch);
+	MemoryContext old = MemoryContextSwitchTo(relay->scratch);
 	List	   *positions = NIL;
 	bool		together = last || relay->rejoined != NIL;
 	bool		safe;
@@ -310,6 +306,6 @@ relay_positions_store(Relay *relay, bool last)
 		note_all_stored(relay, positions);
 	}
 	MemoryContextSwitchTo(old);
-	MemoryContextDelete(scratch);
+	MemoryContextReset(relay->scratch);
 	return safe;
 }

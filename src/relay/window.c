@@ -83,8 +83,6 @@ append(OutboxWindow *window, OutboxEntry *entry)
 	window->bytes += entry->cost;
 	if (entry->state == OUTBOX_ENTRY_REFUSED)
 		window->refused++;
-	if (entry->state == OUTBOX_ENTRY_DONE)
-		window->done_bytes += entry->cost;
 }
 
 /* Take an entry out of its window's counts. */
@@ -96,8 +94,6 @@ uncount(OutboxEntry *entry)
 	window->bytes -= entry->cost;
 	if (entry->state == OUTBOX_ENTRY_REFUSED)
 		window->refused--;
-	if (entry->state == OUTBOX_ENTRY_DONE)
-		window->done_bytes -= entry->cost;
 }
 
 /* Count headers in wire form. */
@@ -236,7 +232,6 @@ outbox_entry_done(OutboxEntry *entry)
 	if (entry->state == OUTBOX_ENTRY_REFUSED)
 		entry->window->refused--;
 	entry->state = OUTBOX_ENTRY_DONE;
-	entry->window->done_bytes += entry->cost;
 	outbox_entry_clear(entry);
 }
 

@@ -65,7 +65,6 @@ typedef struct OutboxWindow
 	uint64		unsent;			/* all before it are sent or done */
 	uint64		refused;
 	Size		bytes;
-	Size		done_bytes;		/* of those, answered but behind one that isn't */
 } OutboxWindow;
 
 extern OutboxWindows *outbox_windows_create(MemoryContext parent);

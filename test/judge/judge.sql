@@ -83,18 +83,16 @@ $$;
 CREATE FUNCTION judge.publish_many(topic text, messages bigint, keys int DEFAULT 100,
 	size int DEFAULT 100) RETURNS bigint LANGUAGE plpgsql AS $$
 DECLARE
-	first bigint := nextval('judge.ledger_n');
 	before xid8 := pg_snapshot_xmin(pg_current_snapshot());
 	body text := repeat('x', size);
 BEGIN
-	PERFORM setval('judge.ledger_n', first + messages);
 	INSERT INTO judge.ledger
 		SELECT n, publish_many.topic, k,
 			outbox.publish(topic => publish_many.topic, payload => body,
 				key => k, headers => jsonb_build_object('ledger', n::text)),
 			NULL, NULL, pg_current_xact_id(), before, md5(convert_to(body, 'UTF8'))
-		FROM (SELECT i AS n, 'k' || i % keys AS k
-			  FROM generate_series(first, first + messages - 1) i) s;
+		FROM (SELECT nextval('judge.ledger_n') AS n, 'k' || i % keys AS k
+			  FROM generate_series(1, messages) i) s;
 	RETURN messages;
 END
 $$;

@@ -185,8 +185,10 @@ sub consume
 			headers => $headers, header => { map { $_->[0] => $_->[1] } @$headers },
 			payload => _unhex($f[8]) };
 	}
-	return sort { $a->{topic} cmp $b->{topic} || $a->{partition} <=> $b->{partition}
+	# not "return sort": in scalar context that is undefined
+	@messages = sort { $a->{topic} cmp $b->{topic} || $a->{partition} <=> $b->{partition}
 			|| $a->{offset} <=> $b->{offset} } @messages;
+	return @messages;
 }
 
 END

@@ -58,7 +58,7 @@ install_packages() {
 no_main_cluster() {
 	[ -e /etc/postgresql-common ] || {
 		as_root mkdir -p /etc/postgresql-common
-		echo 'create_main_cluster = false' |
+		printf '%s\n' 'create_main_cluster = false' "add_include_dir = 'conf.d'" |
 			as_root tee /etc/postgresql-common/createcluster.conf >/dev/null
 	}
 }

@@ -1,0 +1,117 @@
+# The relay, or all of PostgreSQL, ends in every way under load.  Nothing is lost and
+# keys stay in order; what ends cleanly sends nothing twice.
+use OutboxTest;
+
+my $kafka = OutboxKafka->start(auto_create => 'false');
+my ($clean, $crash, $missing) = map { unique_topic($_) } qw(clean crash missing);
+my $pg = OutboxTest->server('main', conf => 'outbox.segment_size = 512kB');
+
+$kafka->create_topic($_, 4) for $clean, $crash;
+$pg->judge_setup;
+$pg->create_server('events', $kafka, topics => '*');
+
+sub load
+{
+	my ($topic) = @_;
+	return $pg->load(clients => 4, seconds => 600, script => <<END);
+\\set k random(1, 20)
+SELECT judge.publish_in_order('$topic', 'k' || :k);
+END
+}
+
+# Ends it; what was in its hands may commit or not: the ledger knows.
+sub end_load
+{
+	my ($load) = @_;
+	$load->stop;
+	return $pg->wait_for(q{SELECT count(*) = 0 FROM pg_stat_activity
+		WHERE application_name = 'pgbench'});
+}
+
+sub relay_is_new
+{
+	my ($old) = @_;
+	return $pg->wait_for("SELECT pid <> $old FROM outbox.relay_status WHERE pid IS NOT NULL");
+}
+
+# The relay is asked to end, the server restarts, options change, pause and resume:
+# all of it without duplicates.
+my $load = load($clean);
+for (1 .. 2)
+{
+	my $pid = $pg->relay_pid('events');
+	$pg->kill_process($pid, 'TERM');
+	ok(relay_is_new($pid), 'a relay that was asked to end is started again');
+}
+my $pid = $pg->relay_pid('events');
+for my $linger (1, 2, 3)
+{
+	my $option = $linger == 1 ? 'ADD' : 'SET';
+	$pg->sql("ALTER SERVER events OPTIONS ($option \"linger.ms\" '$linger')");
+	my $now = $pg->sql('SELECT delivered FROM outbox.relay_status');
+	$pg->wait_ok("SELECT delivered > $now FROM outbox.relay_status", 'delivers with new options');
+}
+is($pg->relay_pid('events'), $pid, 'reconfigured by the same relay');
+for (1 .. 15)
+{
+	$pg->sql(q{SELECT outbox.pause('events')});
+	$pg->sql(q{SELECT outbox.resume('events')});
+}
+ok(end_load($load), 'publishers never noticed');
+$pg->sql("SELECT judge.publish_many('$clean', 20000)");
+$pg->restart;
+ok($pg->flush, 'delivered');
+$pg->judge_ok($kafka, [$clean], 'clean stops: all once and in order');
+
+# The same while a topic is missing: what was acknowledged beyond it is not sent again.
+$pg->sql("SELECT judge.publish_many('$missing', 1000)");
+$pg->wait_ok('SELECT lagging_topics = 1 FROM outbox.relay_status', 'a topic is missing');
+$load = load($clean);
+$pg->sql("BEGIN; SELECT judge.publish_many('$missing', 1000), judge.publish_many('$clean', 3000); COMMIT");
+$pid = $pg->relay_pid('events');
+$pg->kill_process($pid, 'TERM');
+ok(relay_is_new($pid), 'the relay is started again');
+$pg->sql("BEGIN; SELECT judge.publish_many('$missing', 1000), judge.publish_many('$clean', 3000); COMMIT");
+ok(end_load($load), 'publishers never noticed');
+$pg->restart;
+$pg->sql("BEGIN; SELECT judge.publish_many('$missing', 1000), judge.publish_many('$clean', 3000); COMMIT");
+$pg->wait_ok('SELECT in_flight = 0 AND lagging_topics = 1 FROM outbox.relay_status',
+	'still missing');
+$kafka->create_topic($missing, 4);
+ok($pg->flush, 'delivered');
+$pg->judge_ok($kafka, [ $clean, $missing ], 'clean stops while a topic lags: all once and in order');
+$pg->wait_ok('SELECT lagging_topics = 0 FROM outbox.relay_status', 'no topic lags');
+
+# Crashes.
+$load = load($crash);
+for my $how (qw(relay machine immediate relay))
+{
+	my $before = $pg->sql('SELECT delivered FROM outbox.relay_status');
+	$pg->wait_ok("SELECT delivered > $before FROM outbox.relay_status", 'delivers');
+	$pg->sql("SELECT judge.publish_many('$crash', 5000)");
+	if ($how eq 'relay')
+	{
+		$pg->kill_process($pg->relay_pid('events'));
+		$pg->wait_ok('SELECT delivered = 0 FROM outbox.relay_status', 'the server restarted');
+	}
+	elsif ($how eq 'machine')
+	{
+		$pg->crash;
+		$pg->start;
+	}
+	else
+	{
+		$pg->stop('immediate');
+		$pg->start;
+	}
+	end_load($load);
+	$load = load($crash);
+}
+end_load($load);
+ok($pg->flush, 'delivered');
+my %verdict = $pg->judge_ok($kafka, [$crash], 'crashes: nothing lost, in order', duplicates => 1);
+diag("duplicates after four crashes: $verdict{duplicated} of $verdict{published}");
+$pg->judge_ok($kafka, [ $clean, $missing ], 'nothing more was sent twice', duplicates => 1);
+
+$pg->stop;
+done_testing();
