@@ -41,6 +41,7 @@
 #include "catalog/pg_class.h"
 #include "commands/defrem.h"
 #include "commands/extension.h"
+#include "fault.h"
 #include "guard.h"
 #include "log/segment.h"
 #include "nodes/makefuncs.h"
@@ -362,7 +363,7 @@ outbox_guard(PlannedStmt *pstmt)
 		return pstmt;
 	if (!is_vacuum_full(stmt))
 		check_statement(stmt);
-	else if (extension_exists())
+	else if (extension_exists() && OUTBOX_RULE("vacuum-full-skips-segments"))
 		return narrow_vacuum_full(pstmt);
 	return pstmt;
 }

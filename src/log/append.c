@@ -24,7 +24,8 @@
  * are assigned, the segment is locked and opened, and rows are formed before.
  * The segment's lock is taken conditionally, so that DDL queued on a segment
  * (which would put us behind it in the queue) makes a publisher go to another
- * lane and not wait.  It is then kept until the transaction ends.
+ * lane and not wait; where the others are all busy, for one of those.  It is
+ * then kept until the transaction ends.
  *
  * Copyright (c) 2026, pg_outbox contributors
  *
@@ -253,10 +254,15 @@ release_lane(HeldLane *held)
 	RelationClose(held->rel);
 }
 
-/* Try the lanes in turn; false when all are busy or refused. */
+/*
+ * Try the lanes in turn; false when all are busy or refused.  Then says which
+ * one is worth waiting for: busy is a matter of microseconds, refused lasts as
+ * long as somebody's transaction.
+ */
 static bool
-try_lanes(HeldLane *held)
+try_lanes(HeldLane *held, int *busy)
 {
+	*busy = -1;
 	for (int i = 0; i < OUTBOX_LANES; i++)
 	{
 		int			n = (my_lane + i) % OUTBOX_LANES;
@@ -272,6 +278,8 @@ try_lanes(HeldLane *held)
 			return true;
 		}
 		RelationClose(held->rel);
+		if (*busy < 0)
+			*busy = n;
 	}
 	return false;
 }
@@ -281,16 +289,19 @@ static void
 acquire_lane(Oid extoid, HeldLane *held)
 {
 	uint64		incarnation;
+	int			busy;
 
 	for (;;)
 	{
 		CHECK_FOR_INTERRUPTS();
 		held->db = outbox_db_get(extoid);
 		incarnation = held->db->incarnation;
-		if (!try_lanes(held))
+		if (!try_lanes(held, &busy))
 		{
-			held->lane = &held->db->lanes[my_lane].lane;
-			held->rel = open_segment(held->lane, true);
+			if (!OUTBOX_RULE("wait-for-busy-lane"))
+				busy = -1;
+			held->lane = &held->db->lanes[busy >= 0 ? busy : my_lane].lane;
+			held->rel = open_segment(held->lane, busy < 0);
 			if (held->rel == NULL)
 			{
 				/* rotated and freed meanwhile, or the extension was dropped */

@@ -300,9 +300,13 @@ is_free(Freeing *f, const OutboxSegment *segment, Closed *closed)
 {
 	if (!closed->known)
 	{
+		/* not to wait with the freeing lock in hand */
+		if (!ConditionalLockRelationOid(segment->relid, AccessShareLock))
+			return false;
 		if (!outbox_segment_last_id(segment->relid, &closed->last, &closed->published))
 			closed->last = 0;
 		closed->known = true;
+		UnlockRelationOid(segment->relid, AccessShareLock);
 	}
 	if (closed->last == 0)
 		return true;

@@ -19,8 +19,10 @@
  * limit_id are reserved: the sequence outbox.message_id_seq is set to the
  * limit, in WAL, before the limit is raised, hence before any row with such an
  * id is in WAL.  A rebuilt entry starts at the sequence's value, or behind the
- * highest id found in a lane, whichever is greater.  setval() is used and not
- * nextval(), which would change the lastval() of the publishing session.
+ * highest id found in a lane or a position, whichever is greatest: somebody may
+ * have set the sequence back while the lanes were empty, and no relay looks at
+ * ids below its position.  setval() is used and not nextval(), which would
+ * change the lastval() of the publishing session.
  *
  * Copyright (c) 2026, pg_outbox contributors
  *
@@ -40,6 +42,7 @@
 #include "commands/sequence.h"
 #include "fault.h"
 #include "log/lane.h"
+#include "log/position.h"
 #include "log/segment.h"
 #include "miscadmin.h"
 #include "port.h"
@@ -330,8 +333,10 @@ outbox_db_get(Oid extoid)
 			forget_uncommitted();
 			uncommitted_extension = extoid;
 		}
-		db = install_entry(extoid, current,
-						   Max(sequence_last_value(), highest) + 1);
+		highest = Max(highest, sequence_last_value());
+		if (OUTBOX_RULE("ids-above-positions"))
+			highest = Max(highest, outbox_position_highest_low());
+		db = install_entry(extoid, current, highest + 1);
 		if (!uncommitted)
 			outbox_wake_launcher();
 	}

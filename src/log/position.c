@@ -29,11 +29,13 @@
 #include "access/transam.h"
 #include "access/xact.h"
 #include "catalog/namespace.h"
+#include "catalog/pg_authid.h"
 #include "catalog/pg_type.h"
 #include "compat.h"
 #include "executor/spi.h"
 #include "log/position.h"
 #include "log/snapshot.h"
+#include "miscadmin.h"
 #include "mb/pg_wchar.h"
 #include "pgstat.h"
 #include "storage/bufmgr.h"
@@ -221,6 +223,35 @@ outbox_positions_load(Oid serverid, int64 *n)
 	CommitTransactionCommand();
 	MemoryContextSwitchTo(caller);
 	return result;
+}
+
+/*
+ * The highest low id of any position.  Every server has done with what is
+ * below its low id, so no message may get such an id again.  The caller's
+ * rights don't matter.
+ */
+uint64
+outbox_position_highest_low(void)
+{
+	Oid			userid;
+	int			context;
+	bool		isnull;
+	uint64		low;
+
+	GetUserIdAndSecContext(&userid, &context);
+	SetUserIdAndSecContext(BOOTSTRAP_SUPERUSERID, context | SECURITY_LOCAL_USERID_CHANGE);
+	PushActiveSnapshot(GetLatestSnapshot());
+	SPI_connect();
+	if (SPI_execute("SELECT pg_catalog.max(low) FROM outbox.position_log", true, 0) != SPI_OK_SELECT)
+		elog(ERROR, "could not read outbox.position_log");
+	low = (uint64) DatumGetInt64(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc,
+											   1, &isnull));
+	if (isnull)
+		low = 0;
+	SPI_finish();
+	PopActiveSnapshot();
+	SetUserIdAndSecContext(userid, context);
+	return low;
 }
 
 /* Give the table a new file that holds only the latest row of each. */

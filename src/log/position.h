@@ -39,6 +39,9 @@ extern void outbox_position_store(Oid serverid, const char *name, int64 n,
 /* Forget a topic that lags no more.  Inside a transaction of the caller's. */
 extern void outbox_position_forget_topic(Oid serverid, const char *topic);
 
+/* The highest low id of any position, 0 when there are none. */
+extern uint64 outbox_position_highest_low(void);
+
 /* Keep the table small: what is not a server's latest goes. */
 extern void outbox_position_compact(void);
 
