@@ -113,7 +113,11 @@ trim(OutboxStream *stream)
 	MemoryContextSwitchTo(old);
 }
 
-/* A topic leaves the main stream, see the banner. */
+/*
+ * A topic leaves the main stream, see the banner.  Its suspects are none any
+ * more: while they wait, the others would have to be sent with care too.  What is
+ * wrong with them will come out again.
+ */
 static void
 leave(Relay *relay, OutboxTopic *topic)
 {
@@ -121,6 +125,7 @@ leave(Relay *relay, OutboxTopic *topic)
 
 	stream->reader = outbox_reader_clone(relay->context, relay->main.reader);
 	outbox_window_move_topic(relay->main.window, stream->window, topic);
+	outbox_window_clear(stream->window);
 	trim(stream);
 }
 
@@ -147,6 +152,8 @@ relay_topic_trouble(Relay *relay, OutboxTopic *topic, OutboxTopicState state,
 	INSTR_TIME_SET_CURRENT(topic->tried);
 	if (topic->stream == NULL)
 		leave(relay, topic);
+	else
+		outbox_window_clear(topic->stream->window);
 	if (!again)
 	{
 		/* it grows until something of the topic is delivered */
@@ -313,7 +320,7 @@ lagging_find_stalled(Relay *relay)
 	outbox_window_pop(window);
 	if (outbox_window_is_empty(window))
 		return;
-	if (relay->head != window->first || !relay->connected || relay->careful)
+	if (relay->head != window->first || !relay->connected)
 	{
 		relay->head = window->first;
 		INSTR_TIME_SET_CURRENT(relay->head_since);
