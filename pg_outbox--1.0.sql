@@ -32,13 +32,19 @@ END
 $$;
 
 CREATE SCHEMA outbox;
+COMMENT ON SCHEMA outbox IS
+	'pg_outbox: messages that are published in transactions and relayed to brokers';
 CREATE SCHEMA inbox;
+COMMENT ON SCHEMA inbox IS
+	'pg_outbox: kept for idempotent consumption of messages';
 GRANT USAGE ON SCHEMA outbox TO outbox_publisher, outbox_admin;
 
 -- ---------------------------------------------------------------------------
 -- The log: segments in lanes, see src/log.
 -- ---------------------------------------------------------------------------
 CREATE SEQUENCE outbox.message_id_seq;
+COMMENT ON SEQUENCE outbox.message_id_seq IS
+	'up to where ids of messages are reserved; moved ahead in big steps';
 
 CREATE TABLE outbox.segments (
 	relid oid NOT NULL,
@@ -58,6 +64,7 @@ CREATE FUNCTION outbox.create_segment() RETURNS oid
 COMMENT ON FUNCTION outbox.create_segment() IS
 	'internal: makes a segment of the log';
 REVOKE ALL ON FUNCTION outbox.create_segment() FROM PUBLIC;
+REVOKE ALL ON FUNCTION outbox.refuse_dml() FROM PUBLIC;
 
 -- outbox.create_segments(total)
 --
@@ -88,6 +95,8 @@ CREATE TABLE outbox.log_identity (
 	system_identifier bigint NOT NULL,
 	major int NOT NULL
 );
+COMMENT ON TABLE outbox.log_identity IS
+	'one row: where this log is at home, so that a copy of it is told from it';
 INSERT INTO outbox.log_identity
 	SELECT pg_catalog.gen_random_uuid(), d.oid, s.system_identifier,
 		   pg_catalog.current_setting('server_version_num')::int / 10000
@@ -100,21 +109,25 @@ INSERT INTO outbox.log_identity
 
 -- outbox.publish(topic, payload, key, headers, message_id, partition)
 --
--- Publishes one message as part of the current transaction.
+-- Publishes one message as part of the current transaction: it exists if and only
+-- if that commits, a savepoint around the call included.
 --
 -- Parameters:
---   topic       name of the topic; not null, not empty, at most 1024 bytes, and
---               allowed by every server that would get it
+--   topic       name of the topic: not null, 1 to 1024 bytes, no control
+--               characters, and allowed by every server that would get it
 --   payload     jsonb, json, text or bytea; null is a tombstone
---   key         messages of one key stay in order; null: no order
+--   key         messages of one topic and key stay in order; null: no order
 --   headers     object of strings, or array of pairs of strings where order or
---               repeated names matter
---   message_id  null: a UUID made of the log's epoch and the id
---   partition   null: chosen by key
--- Result: the message's id, unique and increasing in the database.
--- Errors: read-only transaction, recovery, parallel worker, invalid argument,
---   message longer than outbox.max_message_size, backlog above
---   outbox.max_backlog.
+--               repeated names matter; "message-id" is reserved
+--   message_id  1 to 1024 bytes; null: a UUID made of the log's epoch and the id
+--   partition   0 or more; null: chosen by key
+-- Result: the message's id, unique and increasing in the database; it may skip
+--   numbers.
+-- Errors: read_only_sql_transaction (read-only transaction, recovery),
+--   invalid_transaction_state (parallel worker), null_value_not_allowed,
+--   invalid_parameter_value, program_limit_exceeded (larger than
+--   outbox.max_message_size), configuration_limit_exceeded (backlog above
+--   outbox.max_backlog), object_not_in_prerequisite_state (not preloaded).
 CREATE FUNCTION outbox.publish(topic text, payload jsonb, key text DEFAULT NULL,
 	headers jsonb DEFAULT NULL, message_id text DEFAULT NULL, partition int DEFAULT NULL)
 	RETURNS bigint AS 'MODULE_PATHNAME', 'outbox_publish_jsonb'
@@ -136,10 +149,13 @@ CREATE FUNCTION outbox.publish(topic text, payload bytea, key text DEFAULT NULL,
 --
 -- Publishes many messages of one topic, in the order of the array.
 --
--- Parameters: as for outbox.publish(); a null element of payloads is a
---   tombstone; keys, if given, has as many elements as payloads; headers go
---   with every message.
+-- Parameters: as for outbox.publish(), but
+--   payloads  one-dimensional array, not null; a null element is a tombstone
+--   keys      null: none has a key; else as many elements as payloads has
+--   headers   go with every message
 -- Result: how many were published.
+-- Errors: as for outbox.publish(), and array_subscript_error (more dimensions,
+--   another number of keys).
 CREATE FUNCTION outbox.publish_batch(topic text, payloads jsonb[], keys text[] DEFAULT NULL,
 	headers jsonb DEFAULT NULL)
 	RETURNS bigint AS 'MODULE_PATHNAME', 'outbox_publish_batch_jsonb'
@@ -168,7 +184,9 @@ BEGIN
 		EXECUTE pg_catalog.format('REVOKE ALL ON FUNCTION %s FROM PUBLIC', f);
 		EXECUTE pg_catalog.format('GRANT EXECUTE ON FUNCTION %s TO outbox_publisher', f);
 		EXECUTE pg_catalog.format('COMMENT ON FUNCTION %s IS %L', f,
-			'publishes as part of the current transaction');
+			CASE WHEN f::text LIKE '%batch%'
+				THEN 'publishes messages of one topic in the current transaction; returns how many'
+				ELSE 'publishes a message in the current transaction; returns its id' END);
 	END LOOP;
 END
 $$;
@@ -177,7 +195,19 @@ $$;
 -- Looking into the log
 -- ---------------------------------------------------------------------------
 
--- outbox.messages(): what outbox.message shows, read by the log's own reader.
+-- outbox.message: committed messages, and this transaction's own, that the log
+-- retains; in no order.  Delivered ones vanish with their segment.
+--
+--   id, published    as publish() gave them; published is clock_timestamp()
+--   topic            always there
+--   key, partition   null where none was given
+--   headers          array of pairs, trace context included; null: none
+--   message_id       as consumers see it
+--   payload, kind    bytes, and what they are: j json, t text, b binary
+--   target           the only server that gets it, when it was redriven
+--   transaction      that published it
+--
+-- outbox.messages(): reads it, by the log's own reader.
 CREATE FUNCTION outbox.messages(OUT id bigint, OUT published timestamptz,
 	OUT topic text, OUT key text, OUT partition int, OUT headers jsonb,
 	OUT payload bytea, OUT kind "char", OUT message_id text, OUT target text,
@@ -230,7 +260,14 @@ COMMENT ON TABLE outbox.position_log IS
 	'positions of servers in the log; the highest n of a server and topic counts';
 
 -- ---------------------------------------------------------------------------
--- Dead letters
+-- Dead letters: what a server will not get unless somebody redrives it.
+--
+--   server          name of the server; it may have been dropped since
+--   id .. published as in outbox.message; message_id as consumers see it
+--   error           the client library's name of the error
+--   reason          its text
+--   attempts        how often the message was sent
+--   failed_at       when it was given up
 -- ---------------------------------------------------------------------------
 CREATE TABLE outbox.dead_letter (
 	server name NOT NULL,
@@ -462,6 +499,7 @@ CREATE FUNCTION outbox.skip_replicated() RETURNS trigger
 	AS 'MODULE_PATHNAME', 'outbox_skip_replicated' LANGUAGE C;
 COMMENT ON FUNCTION outbox.skip_replicated() IS
 	'trigger of tables of pg_outbox: logical replication leaves them alone';
+REVOKE ALL ON FUNCTION outbox.skip_replicated() FROM PUBLIC;
 
 DO $$
 DECLARE

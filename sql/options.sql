@@ -122,6 +122,7 @@ ALTER SERVER good OPTIONS (ADD "delivery.report.only.error" 'true');
 ALTER SERVER good OPTIONS (ADD "dr_msg_cb" 'f');
 ALTER SERVER good OPTIONS (ADD "enabled_events" '1');
 ALTER SERVER good OPTIONS (ADD "error_cb" 'f');
+ALTER SERVER good OPTIONS (ADD "statistics.interval.ms" '1000');
 ALTER SERVER good OPTIONS (ADD "log.queue" 'false');
 ALTER SERVER good OPTIONS (ADD "internal.termination.signal" '10');
 ALTER SERVER good OPTIONS (ADD "transactional.id" 'me');

@@ -185,6 +185,20 @@ outbox_headers_to_jsonb(const char *headers, int len)
 	return JsonbValueToJsonb(pushJsonbValue(&state, WJB_END_ARRAY, NULL));
 }
 
+/* The low bits of a value as so many hex digits; where to go on. */
+static char *
+put_hex(char *to, uint64 value, int digits)
+{
+	static const char hex[] = "0123456789abcdef";
+
+	for (int i = digits - 1; i >= 0; i--)
+	{
+		to[i] = hex[value & 0xF];
+		value >>= 4;
+	}
+	return to + digits;
+}
+
 /*
  * The derived message id: a UUID version 8 (RFC 9562) made of the 64 bits of
  * the epoch and the low 58 bits of the id.  The same on every re-send; an id
@@ -201,8 +215,15 @@ outbox_message_uuid(uint64 epoch, uint64 id, char *buf)
 		((epoch >> 4) & UINT64CONST(0x0FFF));
 	lo = (UINT64CONST(2) << 62) | ((epoch & UINT64CONST(0xF)) << 58) |
 		(id & ((UINT64CONST(1) << 58) - 1));
-	snprintf(buf, 37, "%08x-%04x-%04x-%04x-%012llx",
-			 (uint32) (hi >> 32), (uint32) ((hi >> 16) & 0xFFFF),
-			 (uint32) (hi & 0xFFFF), (uint32) (lo >> 48),
-			 (unsigned long long) (lo & UINT64CONST(0xFFFFFFFFFFFF)));
+	/* by hand: a relay does this for each message */
+	buf = put_hex(buf, hi >> 32, 8);
+	*buf++ = '-';
+	buf = put_hex(buf, hi >> 16, 4);
+	*buf++ = '-';
+	buf = put_hex(buf, hi, 4);
+	*buf++ = '-';
+	buf = put_hex(buf, lo >> 48, 4);
+	*buf++ = '-';
+	buf = put_hex(buf, lo, 12);
+	*buf = '\0';
 }

@@ -508,7 +508,6 @@ outbox_merge_next_part(OutboxMerge *merge, HeapTuple tuple, OutboxRow *row)
 			if (!next_page(merge, c))
 			{
 				merge->consumed = false;
-				c->ready = false;	/* stands behind the lane's last row */
 				return false;
 			}
 		}

@@ -480,6 +480,7 @@ outbox_reader_begin(OutboxReader *reader)
 	c = outbox_atomic_read(&db->next_id);
 	if (OUTBOX_RULE("touch-lanes"))
 		touch_lanes(db);
+	OUTBOX_FAULT("reader-before-snapshot");
 	s2 = outbox_snapshot_from(GetTransactionSnapshot());
 	e = outbox_atomic_read(&db->next_id);
 	lsn = outbox_flush_wal();

@@ -266,9 +266,19 @@ next_filled_page(Relation rel, BlockNumber blkno, BlockNumber end,
 	return blkno;
 }
 
+/* Does what is sought begin on this page, or behind it? */
+static bool
+begins_from_here(const OutboxPage *page, uint64 id)
+{
+	/* a message that begins on the page before goes on here */
+	return page->rows[0].id < id ||
+		(page->rows[0].id == id && page->rows[0].part == 0);
+}
+
 /*
- * The first page whose highest id is at least id, or nblocks.  The last page
- * is tried first: a relay that keeps up always ends there.
+ * The first page whose highest id is at least id, or nblocks.  First in growing
+ * steps from the end, where a relay that keeps up begins (and far from what
+ * VACUUM may have emptied before), then by halves.
  */
 BlockNumber
 outbox_segment_search(Relation rel, BlockNumber nblocks, uint64 id)
@@ -278,19 +288,22 @@ outbox_segment_search(Relation rel, BlockNumber nblocks, uint64 id)
 	BlockNumber hi = nblocks;
 	BlockNumber found = nblocks;
 
-	if (nblocks > 0 && outbox_page_read(rel, nblocks - 1, NULL, page))
+	for (BlockNumber step = 1; lo < hi; step *= 2)
 	{
-		if (page->rows[page->nrows - 1].id < id)
-			lo = hi;			/* all is below */
-		else
+		BlockNumber from = hi > step ? hi - step : 0;
+		BlockNumber filled = next_filled_page(rel, from, hi, page);
+
+		if (filled < hi && begins_from_here(page, id))
 		{
-			found = nblocks - 1;
-			hi = nblocks - 1;
-			/* a message that begins on the page before is not found here */
-			if (page->rows[0].id < id ||
-				(page->rows[0].id == id && page->rows[0].part == 0))
-				lo = hi;
+			if (page->rows[page->nrows - 1].id >= id)
+				lo = hi = found = filled;
+			else
+				lo = filled + 1;
+			break;
 		}
+		if (filled < hi)
+			found = filled;
+		hi = from;
 	}
 	while (lo < hi)
 	{

@@ -110,14 +110,14 @@ note_delivered(Relay *relay, const OutboxEntry *entry, TimestampTz now)
 
 /* The broker's answer for one entry. */
 static void
-take_report(Relay *relay, const OutboxReport *report, TimestampTz now)
+take_report(Relay *relay, const OutboxReport *report, TimestampTz now, instr_time moved)
 {
 	OutboxEntry *entry = report->tag;
 	const char *text = report->text ? report->text : report->name;
 	OutboxError error = {report->failure};
 
 	outbox_entry_answered(entry);
-	INSTR_TIME_SET_CURRENT(entry->topic->moved);
+	entry->topic->moved = moved;
 	switch (report->failure)
 	{
 		case OUTBOX_OK:
@@ -161,11 +161,16 @@ relay_collect(Relay *relay)
 	do
 	{
 		TimestampTz now;
+		instr_time	moved;
 
 		n = relay->transport->poll(relay->client, reports, REPORTS_AT_ONCE);
-		now = n > 0 ? GetCurrentTimestamp() : 0;
+		if (n == 0)
+			return;
+		now = GetCurrentTimestamp();
+		INSTR_TIME_SET_CURRENT(moved);
+		relay->answered_at = moved;
 		for (int i = 0; i < n; i++)
-			take_report(relay, &reports[i], now);
+			take_report(relay, &reports[i], now, moved);
 		CHECK_FOR_INTERRUPTS();
 	} while (n == REPORTS_AT_ONCE);
 }
@@ -298,14 +303,23 @@ drain(Relay *relay, long timeout_ms)
 /*
  * Close the client.  With wait, all that it has is waited for, so that nothing
  * is sent twice; else only what is on its way, not for long.  What is without an
- * answer then is sent again later.
+ * answer then is sent again later.  Nothing is waited for where no broker was
+ * ever reached.
  */
 void
 relay_client_close(Relay *relay, bool wait)
 {
+	OutboxTransportStatus status;
+
 	if (relay->client == NULL)
 		return;
-	if (wait)
+	relay->transport->status(relay->client, &status);
+	if (!status.was_connected)
+	{
+		relay->transport->purge(relay->client, true);
+		drain(relay, PURGE_TIMEOUT_MS);
+	}
+	else if (wait)
 	{
 		relay->transport->flush(relay->client);
 		drain(relay, DRAIN_TIMEOUT_MS);

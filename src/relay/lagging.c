@@ -53,6 +53,7 @@
 #define MAX_READING			16
 #define PROBE_EVERY_MS		1000
 #define STALLED_MS			1000	/* without an answer */
+#define OVERTAKEN_MS		50		/* others had answers for so long meanwhile */
 #define MIN_BLOCK_MS		30000	/* until a refused message is tried again */
 #define MAX_BLOCK_MS		600000
 #define NEAR_IDS			131072	/* so little left that main may wait */
@@ -302,12 +303,44 @@ leave_stalled(Relay *relay, OutboxTopic *topic)
 	leave(relay, topic);
 }
 
+static bool
+is_silent(const OutboxTopic *topic)
+{
+	return topic->stream == NULL && topic->in_flight > 0 &&
+		relay_ms_since(topic->moved) >= STALLED_MS;
+}
+
+/* Keep watch over the oldest message without an answer; called once a turn. */
+void
+lagging_watch_head(Relay *relay)
+{
+	outbox_window_pop(relay->main.window);
+	if (relay->head == relay->main.window->first)
+		return;
+	relay->head = relay->main.window->first;
+	INSTR_TIME_SET_CURRENT(relay->head_since);
+}
+
+/* Have answers come, for some time, for messages behind the oldest? */
+static bool
+others_move(Relay *relay)
+{
+	instr_time	moved = relay->answered_at;
+
+	INSTR_TIME_SUBTRACT(moved, relay->head_since);
+	return (int64) INSTR_TIME_GET_MILLISEC(moved) >= OVERTAKEN_MS;
+}
+
 /*
- * The main window is full.  When its first message has been waiting for an
- * answer for long, it is what keeps it full, however few its topic's messages
- * are: what is behind it may all be done.  So its topic leaves, and with it those
- * that were sent something and have been as silent.  What they have sent stays in
- * memory; when that is as much as the relay may use, no more of them leave.
+ * The main window is full, a broker is connected, and the oldest message has
+ * stood there for long.  Who keeps the window full?
+ * - Where answers came for what stands behind it, that message does, however
+ *   few its topic's are: the topic leaves, and with it all that were sent
+ *   something and have been as silent.
+ * - Else a topic does that holds much of the window and is silent.  Each may
+ *   hold a quarter of what the lagging ones before it have left, so that
+ *   however many leave, something remains for the rest.
+ * While no broker answers anybody, at most those leave that hold much.
  */
 void
 lagging_find_stalled(Relay *relay)
@@ -315,25 +348,22 @@ lagging_find_stalled(Relay *relay)
 	OutboxWindow *window = relay->main.window;
 	OutboxTopic *topic;
 	Size		budget = (Size) outbox_relay_memory * 1024;
+	bool		overtaken = others_move(relay);
 	int			pos = 0;
 
-	outbox_window_pop(window);
-	if (outbox_window_is_empty(window))
+	if (!relay->connected || relay->careful || outbox_window_is_empty(window) ||
+		relay_ms_since(relay->head_since) < STALLED_MS ||
+		outbox_window_entry(window, window->first)->state != OUTBOX_ENTRY_SENT)
 		return;
-	if (relay->head != window->first || !relay->connected)
-	{
-		relay->head = window->first;
-		INSTR_TIME_SET_CURRENT(relay->head_since);
-		return;
-	}
-	if (relay_ms_since(relay->head_since) < STALLED_MS || held_by_lagging(relay) > budget)
-		return;
-	leave_stalled(relay, outbox_window_entry(window, window->first)->topic);
+	if (overtaken)
+		leave_stalled(relay, outbox_window_entry(window, window->first)->topic);
 	while ((topic = topics_next(relay->windows->topics, &pos)) != NULL)
-		if (topic->stream == NULL && topic->in_flight > 0 &&
-			relay_ms_since(topic->moved) >= STALLED_MS &&
-			held_by_lagging(relay) <= budget)
+	{
+		Size		held = Min(held_by_lagging(relay), budget);
+
+		if (is_silent(topic) && (overtaken || topic->bytes >= (budget - held) / 4))
 			leave_stalled(relay, topic);
+	}
 }
 
 /* Read for one lagging topic; true when there is more at once. */

@@ -24,7 +24,6 @@
 #include "postgres.h"
 
 #include "access/xact.h"
-#include "catalog/pg_foreign_server.h"
 #include "compat.h"
 #include "fault.h"
 #include "guc.h"
@@ -51,7 +50,7 @@
 #define ERROR_PAUSE_MS		1000
 #define STOP_STANDBY_MS		2000
 #define EXIT_CLOSE_MS		2000
-#define SERVER_LOCK			1	/* objsubid of the lock on the server */
+#define SERVER_LOCK_CLASS	0x4F42	/* among advisory locks: none of SQL's */
 
 PGDLLEXPORT void outbox_relay_main(Datum main_arg);
 
@@ -249,10 +248,23 @@ read_log(Relay *relay)
 	OutboxReader *reader = relay->main.reader;
 	bool		more = lagging_read(relay);
 
+	lagging_watch_head(relay);
 	lagging_rejoin(relay);
-	if (outbox_reader_batch(reader) == NULL &&
-		(lagging_hold_main(relay) || !outbox_reader_begin(reader)))
-		return more;
+	if (outbox_reader_batch(reader) == NULL)
+	{
+		if (lagging_hold_main(relay) || !outbox_reader_begin(reader))
+			return more;
+
+		/*
+		 * Since we last looked, a server may have been altered and a message
+		 * published under its new patterns.  What the snapshot sees must not
+		 * be routed by older ones, so the next turn looks first.
+		 */
+		AcceptInvalidationMessages();
+		if (OUTBOX_RULE("reload-before-route") &&
+			pg_atomic_read_u32(&relay->slot->reload) != 0)
+			return true;
+	}
 	if (has_room(relay))
 		relay_stream_read(&relay->main, FETCH_BYTES);
 	else
@@ -410,13 +422,17 @@ relay_turn(Relay *relay)
 	return to_store ? POSITION_EVERY_MS : outbox_poll_interval;
 }
 
-/* Be the only relay of this server; false when asked to stop meanwhile. */
+/*
+ * Be the only relay of this server; false when asked to stop meanwhile.  The
+ * lock is one of those behind advisory locks, since only they survive the
+ * abort of a transaction, and are released however the process ends.
+ */
 static bool
 lock_server(Relay *relay)
 {
 	LOCKTAG		tag;
 
-	SET_LOCKTAG_OBJECT(tag, MyDatabaseId, ForeignServerRelationId, relay->serverid, SERVER_LOCK);
+	SET_LOCKTAG_ADVISORY(tag, MyDatabaseId, 0, relay->serverid, SERVER_LOCK_CLASS);
 	while (LockAcquire(&tag, ExclusiveLock, true, true) == LOCKACQUIRE_NOT_AVAIL)
 	{
 		outbox_worker_wait(BUSY_WAIT_MS, "OutboxRelayLock");

@@ -85,8 +85,9 @@ typedef struct Relay
 
 	int64		position_n;		/* number of the position stored last */
 	instr_time	stored_at;
-	uint64		head;			/* first of the main window, when it was full */
+	uint64		head;			/* oldest message of the main window */
 	instr_time	head_since;
+	instr_time	answered_at;	/* last answer */
 	bool		probe_now;		/* topics in trouble are tried at once */
 } Relay;
 
@@ -108,6 +109,7 @@ extern void relay_topic_trouble(Relay *relay, OutboxTopic *topic,
 extern OutboxStream *lagging_restore(Relay *relay, const char *topic,
 									 const OutboxPosition *pos);
 extern void lagging_probe(Relay *relay);
+extern void lagging_watch_head(Relay *relay);
 extern void lagging_find_stalled(Relay *relay);
 extern bool lagging_read(Relay *relay);
 extern bool lagging_hold_main(Relay *relay);

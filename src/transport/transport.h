@@ -110,6 +110,8 @@ typedef struct OutboxTransportConfig
 typedef struct OutboxTransportStatus
 {
 	bool		connected;		/* some broker answers */
+	bool		was_connected;	/* some has since open(): it may have appended
+								 * what is unreported */
 	bool		failed;			/* error.failure is FATAL or CONFIG: close */
 	uint64_t	nerrors;		/* grows with each error seen: a change says
 								 * that "error" is new */

@@ -38,7 +38,7 @@
 #define RATE_PER_CONNECTION	125
 #define MAX_PAYLOAD			4096
 #define WARM_UP_US			1000000
-#define LAST_WAIT_US		10000000	/* for the last message */
+#define LAST_WAIT_US		10000000	/* without a message: they are lost */
 
 typedef struct Publisher
 {
@@ -56,6 +56,7 @@ static size_t payload_len;
 static int	npublishers;
 static int64_t started;
 static atomic_long sent = 0;
+static long acknowledged = 0;	/* of a producer's records */
 static atomic_bool consumer_ready = false;
 static atomic_bool all_sent = false;
 
@@ -90,7 +91,10 @@ take(const rd_kafka_message_t *m)
 	int64_t		begun;
 
 	if (m->err)
+	{
+		fprintf(stderr, "consumer: %s\n", rd_kafka_message_errstr(m));
 		return;
+	}
 	memcpy(key, m->key, m->key_len < sizeof(key) ? m->key_len : sizeof(key) - 1);
 	begun = strtoll(key, NULL, 10);
 	nread++;
@@ -135,10 +139,13 @@ consume(void *arg)
 			take(m);
 			rd_kafka_message_destroy(m);
 		}
-		if (!all_sent)
+		if (m != NULL || !all_sent)
 			last = now_us();
 		else if (now_us() - last > LAST_WAIT_US)
-			bench_fail("consumer", "messages are missing");
+		{
+			snprintf(errstr, sizeof(errstr), "%ld of %ld messages have come", nread, (long) sent);
+			bench_fail("consumer", errstr);
+		}
 	}
 	return NULL;
 }
@@ -208,12 +215,22 @@ publish_all(void)
 }
 
 static void
+on_report(rd_kafka_t *rk, const rd_kafka_message_t *message, void *arg)
+{
+	if (message->err)
+		bench_fail("a record was refused", rd_kafka_err2str(message->err));
+	acknowledged++;
+}
+
+static void
 produce_all(void)
 {
 	char		errstr[256];
-	rd_kafka_t *rk = rd_kafka_new(RD_KAFKA_PRODUCER, bench_producer_conf(bootstrap),
-								  errstr, sizeof(errstr));
+	rd_kafka_conf_t *conf = bench_producer_conf(bootstrap);
+	rd_kafka_t *rk;
 
+	rd_kafka_conf_set_dr_msg_cb(conf, on_report);
+	rk = rd_kafka_new(RD_KAFKA_PRODUCER, conf, errstr, sizeof(errstr));
 	if (rk == NULL)
 		bench_fail("producer", errstr);
 	started = now_us();
@@ -233,7 +250,8 @@ produce_all(void)
 		sent++;
 		rd_kafka_poll(rk, 0);
 	}
-	rd_kafka_flush(rk, 10000);
+	while (acknowledged < sent)
+		rd_kafka_poll(rk, 10);
 }
 
 static int

@@ -16,6 +16,7 @@ use File::Basename qw(dirname);
 use File::Temp;
 use IPC::Run ();
 use JSON::PP ();
+use PostgreSQL::Test::Utils ();
 
 my $tree = dirname(__FILE__) . '/../..';
 my $build = $ENV{OUTBOX_BUILD} || "$tree/build";
@@ -30,7 +31,7 @@ sub shared
 }
 
 # Options: brokers, auto_create ('true', 'false'), partitions, message_max_bytes,
-# sasl (1), set (['property=value', ...]).
+# sasl (1), tls (1), set (['property=value', ...]).
 sub start
 {
 	my ($class, %options) = @_;
@@ -43,6 +44,7 @@ sub start
 	push @arguments, '--message-max-bytes', $options{message_max_bytes}
 	  if $options{message_max_bytes};
 	push @arguments, '--sasl' if $options{sasl};
+	push @arguments, '--tls' if $options{tls};
 	push @arguments, map { ('--set', $_) } @{ $options{set} || [] };
 	push @started, $self;
 	$self->control('start', @arguments);
@@ -85,6 +87,15 @@ sub bootstrap { return _line("$_[0]{dir}/bootstrap") }
 
 # without passwords, where clients need one
 sub admin_bootstrap { return _line("$_[0]{dir}/bootstrap.admin") }
+
+# of the listener for TLS, and the text of a file of its certificates (ca, other-ca)
+sub tls_bootstrap { return _line("$_[0]{dir}/bootstrap.tls") }
+
+sub certificate
+{
+	my ($self, $name) = @_;
+	return PostgreSQL::Test::Utils::slurp_file("$self->{dir}/tls/$name.pem");
+}
 
 # A command of kafka_admin; gives its output, dies where that fails.
 sub admin
@@ -174,8 +185,10 @@ sub consume
 			headers => $headers, header => { map { $_->[0] => $_->[1] } @$headers },
 			payload => _unhex($f[8]) };
 	}
-	return sort { $a->{topic} cmp $b->{topic} || $a->{partition} <=> $b->{partition}
+	# not "return sort": in scalar context that is undefined
+	@messages = sort { $a->{topic} cmp $b->{topic} || $a->{partition} <=> $b->{partition}
 			|| $a->{offset} <=> $b->{offset} } @messages;
+	return @messages;
 }
 
 END

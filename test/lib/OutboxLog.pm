@@ -68,11 +68,19 @@ sub deliver
 {
 	my ($self, $name, $low) = @_;
 	$low ||= $self->next_id;
+	return $self->deliver_sql($name, $low);
+}
+
+# The same without publishing: behind the highest id that the log holds.
+sub deliver_sql
+{
+	my ($self, $name, $low) = @_;
+	$low ||= '(SELECT max(last_id) + 1 FROM test.pages())';
 	$self->{pg}->sql(<<END, dbname => $self->{dbname});
 INSERT INTO outbox.position_log (server, server_name, n, s1, s2, cursor, low)
 SELECT s.oid, s.srvname, (SELECT max(n) + 1 FROM outbox.position_log p WHERE p.server = s.oid),
-	pg_current_snapshot(), pg_current_snapshot(), $low - 1, $low
-FROM pg_foreign_server s WHERE srvname = '$name';
+	pg_current_snapshot(), pg_current_snapshot(), low - 1, low
+FROM pg_foreign_server s, (SELECT $low) l(low) WHERE srvname = '$name';
 END
 	return;
 }

@@ -69,10 +69,12 @@ sub unique_topic
 # preload    0: without shared_preload_libraries
 # extension  0: without CREATE EXTENSION in database postgres
 # start      0: not started
+# install_path  another PostgreSQL than the one in the PATH
 sub server
 {
 	my ($class, $name, %options) = @_;
-	my $self = $class->new($name);
+	my $self = $class->new($name,
+		$options{install_path} ? (install_path => $options{install_path}) : ());
 
 	$self->init(%{ $options{init} || {} });
 	$self->append_conf('postgresql.conf', join "\n",
@@ -132,7 +134,8 @@ sub wait_for
 		last if time > $until;
 		usleep(50_000);
 	}
-	diag("timed out waiting for: $query\nexpected: $expected\nlast: $out $err");
+	diag("timed out waiting for: $query\nexpected: $expected\nlast: $out $err")
+	  unless $options{quiet};
 	return 0;
 }
 

@@ -58,7 +58,7 @@ install_packages() {
 no_main_cluster() {
 	[ -e /etc/postgresql-common ] || {
 		as_root mkdir -p /etc/postgresql-common
-		echo 'create_main_cluster = false' |
+		printf '%s\n' 'create_main_cluster = false' "add_include_dir = 'conf.d'" |
 			as_root tee /etc/postgresql-common/createcluster.conf >/dev/null
 	}
 }
@@ -81,6 +81,7 @@ need_java() {
 
 need_kafka() {
 	need_java
+	command -v openssl >/dev/null || install_packages openssl
 	[ -e "$kafka_home/complete" ] && return
 	command -v mvn >/dev/null || install_packages maven
 	say "fetching Apache Kafka $kafka_version"

@@ -2,12 +2,15 @@
 # Runs a command in a fresh Debian 12, to see that nothing is missing there.
 #
 #   test/support/fresh_debian.sh DIR make demo
+#   test/support/fresh_debian.sh --user DIR make demo      as one who may sudo
 #
 # As root.  DIR is made by debootstrap if it isn't there; what is committed is
-# cloned to DIR/root/pg_outbox.  Only /proc is mounted, and unmounted at the end, so
-# DIR can be removed like any directory.
+# cloned into root's or the user's home directory there.  Only /proc is mounted, and
+# unmounted at the end, so DIR can be removed like any directory.
 set -eu
 
+as=root
+[ "$1" != --user ] || { as=dev; shift; }
 dir=$1
 shift
 tree=$(cd "$(dirname "$0")/../.." && pwd)
@@ -28,7 +31,18 @@ mkdir -p "$dir/dev/shm"
 chmod 1777 "$dir/dev/shm"
 mount -t proc proc "$dir/proc"
 trap 'umount "$dir/proc"' EXIT
-rm -rf "$dir/root/pg_outbox"
-git clone -q "$tree" "$dir/root/pg_outbox"
-chroot "$dir" /usr/bin/env -i HOME=/root PATH=/usr/sbin:/usr/bin:/sbin:/bin \
-	sh -c 'cd /root/pg_outbox && exec "$@"' sh "$@"
+in_chroot() {
+	chroot "$dir" /usr/bin/env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin "$@"
+}
+home=/root
+if [ $as != root ]; then
+	home=/home/$as
+	in_chroot sh -c 'command -v sudo >/dev/null || { apt-get -q update && apt-get -q -y install sudo; }'
+	in_chroot sh -c "id $as >/dev/null 2>&1 || useradd -m -s /bin/sh $as"
+	echo "$as ALL=(ALL) NOPASSWD: ALL" >"$dir/etc/sudoers.d/$as"
+fi
+rm -rf "$dir$home/pg_outbox"
+git clone -q "$tree" "$dir$home/pg_outbox"
+in_chroot chown -R $as: "$home/pg_outbox"
+in_chroot setpriv --reuid=$as --regid=$as --init-groups \
+	env HOME=$home USER=$as LOGNAME=$as sh -c 'cd ~/pg_outbox && exec "$@"' sh "$@"

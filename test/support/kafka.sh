@@ -2,7 +2,8 @@
 # A real Apache Kafka (KRaft) on free ports of the loopback interface.
 #
 #   kafka.sh start DIR [--brokers N] [--auto-create true|false] [--partitions N]
-#                      [--message-max-bytes N] [--sasl] [--set property=value]
+#                      [--message-max-bytes N] [--sasl] [--tls]
+#                      [--set property=value]
 #   kafka.sh stop DIR               ends all brokers that start has started
 #   kafka.sh kill DIR N             SIGKILL to broker N (1, 2, ...)
 #   kafka.sh stop-broker DIR N      clean stop of broker N
@@ -13,7 +14,9 @@
 # connect to in DIR/bootstrap.  Every node is broker and controller.  With --sasl
 # clients need SASL_PLAINTEXT, PLAIN (users admin/admin-secret and app/app-secret),
 # all is allowed that no ACL denies, and DIR/bootstrap.admin is an unprotected
-# listener for administration.  Only processes whose pid is in DIR, and that run
+# listener for administration.  With --tls there is one more listener, for TLS, in
+# DIR/bootstrap.tls; DIR/tls/ca.pem has signed the brokers' certificate, and
+# DIR/tls/other-ca.pem has not.  Only processes whose pid is in DIR, and that run
 # with its files, are ever signalled.
 set -eu
 
@@ -45,8 +48,24 @@ pid_of() {
 	echo "$pid"
 }
 
+# A CA, a certificate of 127.0.0.1 that it has signed, and another CA.
+make_certificates() {
+	mkdir -p "$dir/tls"
+	for ca in ca other-ca; do
+		openssl req -x509 -newkey rsa:2048 -nodes -days 30 -subj "/CN=$ca" \
+			-keyout "$dir/tls/$ca.key" -out "$dir/tls/$ca.pem"
+	done
+	openssl req -newkey rsa:2048 -nodes -subj /CN=127.0.0.1 \
+		-keyout "$dir/tls/broker.key" -out "$dir/tls/broker.csr"
+	echo subjectAltName=IP:127.0.0.1,DNS:localhost >"$dir/tls/extensions"
+	openssl x509 -req -days 30 -in "$dir/tls/broker.csr" -extfile "$dir/tls/extensions" \
+		-CA "$dir/tls/ca.pem" -CAkey "$dir/tls/ca.key" -CAcreateserial \
+		-out "$dir/tls/broker.pem"
+	cat "$dir/tls/broker.key" "$dir/tls/broker.pem" >"$dir/tls/keystore.pem"
+}
+
 write_properties() {
-	node=$1 port=$2 controller=$3 internal=$4
+	node=$1 port=$2 controller=$3 internal=$4 tls_port=$5
 	mkdir -p "$dir/$node"
 	cat >"$dir/$node/properties" <<-END
 		process.roles=broker,controller
@@ -73,12 +92,14 @@ write_properties() {
 		message.max.bytes=$message_max
 		replica.fetch.max.bytes=$message_max
 	END
+	listeners=CLIENT://127.0.0.1:$port
+	protocols=CLIENT:PLAINTEXT,INTERNAL:PLAINTEXT,CONTROLLER:PLAINTEXT,TLS:SSL
+	inter_broker=CLIENT
 	if [ -n "$sasl" ]; then
+		listeners=$listeners,INTERNAL://127.0.0.1:$internal
+		protocols=CLIENT:SASL_PLAINTEXT,${protocols#*,}
+		inter_broker=INTERNAL
 		cat >>"$dir/$node/properties" <<-END
-			listeners=CLIENT://127.0.0.1:$port,INTERNAL://127.0.0.1:$internal,CONTROLLER://127.0.0.1:$controller
-			advertised.listeners=CLIENT://127.0.0.1:$port,INTERNAL://127.0.0.1:$internal
-			listener.security.protocol.map=CLIENT:SASL_PLAINTEXT,INTERNAL:PLAINTEXT,CONTROLLER:PLAINTEXT
-			inter.broker.listener.name=INTERNAL
 			sasl.enabled.mechanisms=PLAIN
 			listener.name.client.sasl.enabled.mechanisms=PLAIN
 			listener.name.client.plain.sasl.jaas.config=org.apache.kafka.common.security.plain.PlainLoginModule required user_admin="admin-secret" user_app="app-secret";
@@ -86,14 +107,20 @@ write_properties() {
 			allow.everyone.if.no.acl.found=true
 			super.users=User:ANONYMOUS;User:admin
 		END
-	else
+	fi
+	if [ -n "$tls" ]; then
+		listeners=$listeners,TLS://127.0.0.1:$tls_port
 		cat >>"$dir/$node/properties" <<-END
-			listeners=CLIENT://127.0.0.1:$port,CONTROLLER://127.0.0.1:$controller
-			advertised.listeners=CLIENT://127.0.0.1:$port
-			listener.security.protocol.map=CLIENT:PLAINTEXT,CONTROLLER:PLAINTEXT
-			inter.broker.listener.name=CLIENT
+			listener.name.tls.ssl.keystore.type=PEM
+			listener.name.tls.ssl.keystore.location=$dir/tls/keystore.pem
 		END
 	fi
+	cat >>"$dir/$node/properties" <<-END
+		listeners=$listeners,CONTROLLER://127.0.0.1:$controller
+		advertised.listeners=$listeners
+		listener.security.protocol.map=$protocols
+		inter.broker.listener.name=$inter_broker
+	END
 	printf '%s' "$extra" >>"$dir/$node/properties"
 }
 
@@ -132,7 +159,7 @@ wait_end() {
 }
 
 start() {
-	brokers=1 auto_create=true partitions=4 message_max= sasl= extra=
+	brokers=1 auto_create=true partitions=4 message_max= sasl= tls= extra=
 	while [ $# -gt 0 ]; do
 		case $1 in
 			--brokers) brokers=$2; shift ;;
@@ -140,6 +167,7 @@ start() {
 			--partitions) partitions=$2; shift ;;
 			--message-max-bytes) message_max=$2; shift ;;
 			--sasl) sasl=yes ;;
+			--tls) tls=yes ;;
 			--set) extra="$extra$2
 "; shift ;;
 			*) say "unknown: $1"; exit 2 ;;
@@ -147,21 +175,26 @@ start() {
 		shift
 	done
 	replicas=$brokers
-	set -- $(free_ports $((brokers * 3)))
+	set -- $(free_ports $((brokers * 4)))
 	all=$*
-	voters= bootstrap= bootstrap_admin=
+	voters= bootstrap= bootstrap_admin= bootstrap_tls=
 	for node in $(seq "$brokers"); do
 		voters=$voters${voters:+,}$node@127.0.0.1:$2
 		bootstrap=$bootstrap${bootstrap:+,}127.0.0.1:$1
 		bootstrap_admin=$bootstrap_admin${bootstrap_admin:+,}127.0.0.1:${sasl:+$3}
 		[ -n "$sasl" ] || bootstrap_admin=$bootstrap
-		shift 3
+		bootstrap_tls=$bootstrap_tls${bootstrap_tls:+,}127.0.0.1:$4
+		shift 4
 	done
 	set -- $all
 	mkdir -p "$dir"
+	if [ -n "$tls" ]; then
+		make_certificates >"$dir/openssl.log" 2>&1 || { cat "$dir/openssl.log" >&2; return 1; }
+		echo "$bootstrap_tls" >"$dir/bootstrap.tls"
+	fi
 	for node in $(seq "$brokers"); do
-		write_properties "$node" "$1" "$2" "$3"
-		shift 3
+		write_properties "$node" "$1" "$2" "$3" "$4"
+		shift 4
 	done
 	cluster=$(head -c 16 /dev/urandom | base64 | tr '+/' 'ab' | cut -c 1-22)
 	formatting=

@@ -7,6 +7,7 @@
  *	kafka_driver bench BOOTSTRAP N [name=value ...]	records/s by the transport
  *	kafka_driver plain BOOTSTRAP N [name=value ...]	by librdkafka alone
  *	kafka_driver latency BOOTSTRAP N RATE [name=value ...]
+ *	kafka_driver refuse BOOTSTRAP ROUNDS BYTES	how often is what sent twice
  *	kafka_driver stream BOOTSTRAP N RATE TOPIC	send, print, verify: for
  *												outages made from outside
  *
@@ -37,6 +38,7 @@ const char *bootstrap;
 OutboxOption options[32];
 int			noptions;
 int			failures;
+int64_t		started_ms;			/* the records' time: an old one would expire */
 static int	bench_partitions = 1;	/* from the environment: PARTITIONS */
 
 void
@@ -225,7 +227,7 @@ send_one(OutboxClient *client, const char *topic, int partition,
 	OutboxRecord record = {
 		.topic = topic, .partition = partition, .key = key, .key_len = 3,
 		.payload = payload, .payload_len = size, .nheaders = 1,
-		.headers = &header, .timestamp_ms = 1700000000000, .tag = (void *) tag,
+		.headers = &header, .timestamp_ms = started_ms, .tag = (void *) tag,
 	};
 
 	if (bench_partitions > 1)
@@ -490,6 +492,7 @@ main(int argc, char **argv)
 	if (argc < 3)
 		return 2;
 	bootstrap = argv[2];
+	started_ms = (int64_t) time(NULL) * 1000;
 	options[noptions++] = (OutboxOption) {"bootstrap.servers", bootstrap};
 	if (getenv("PARTITIONS"))
 		bench_partitions = atoi(getenv("PARTITIONS"));
@@ -510,12 +513,13 @@ main(int argc, char **argv)
 		return latency(n, atof(argv[4]));
 	if (strcmp(command, "stream") == 0 && argc > 5)
 		return stream(n, atof(argv[4]), argv[5]);
+	if (strcmp(command, "refuse") == 0 && argc > 4)
+		return measure_in_flight(n, atoi(argv[4]));
 	if (strcmp(command, "check") != 0)
 		return 2;
 	if (n == 0)
 		check_all();
-	if (n <= 1)
-		check_relaying();
+	check_relaying();
 	check_in_flight();
 	return failures != 0;
 }

@@ -35,6 +35,7 @@ extern const char *bootstrap;
 extern OutboxOption options[32];
 extern int	noptions;
 extern int	failures;
+extern int64_t started_ms;
 
 extern double now(void);
 extern void ok(bool good, const char *what);
@@ -57,5 +58,6 @@ extern OutboxFailure probe(OutboxClient *client, const char *topic,
 extern void check_all(void);
 extern void check_relaying(void);
 extern void check_in_flight(void);
+extern int	measure_in_flight(int rounds, int size);
 
 #endif							/* KAFKA_DRIVER_H */

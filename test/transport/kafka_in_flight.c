@@ -6,7 +6,8 @@
  * One client sends to many partitions, and a record that its topic refuses
  * in between.  The client goes fatal; it is given up as the relay does it
  * (queue back, in flight to its end, the rest back), and what came back is
- * sent again by another client.  A consumer counts.
+ * sent again by another client.  A consumer counts.  Where requests are
+ * slow to end, they can be given up too.
  *
  * Copyright (c) 2026, pg_outbox contributors
  *
@@ -18,6 +19,8 @@
 #include <string.h>
 
 #include "kafka_driver.h"
+
+#include <librdkafka/rdkafka_mock.h>
 
 #define PARTITIONS		6
 #define N				60000
@@ -52,7 +55,7 @@ send_poison(OutboxClient *client, Load *load, OutboxError *error)
 {
 	OutboxRecord record = {
 		.topic = load->poisoned, .partition = 0, .payload = "x",
-		.payload_len = 1, .timestamp_ms = 1700000000000, .tag = (void *) N,
+		.payload_len = 1, .timestamp_ms = started_ms, .tag = (void *) N,
 	};
 
 	return T.send(client, &record, error);
@@ -185,10 +188,113 @@ refuse_in_flight(bool at_once, size_t size)
 	return again;
 }
 
+/* With small batches fewer are refused together, and none is lost track of. */
+static void
+check_narrow(void)
+{
+	enum
+	{
+		RECORDS = 2000, BAD = 1234, BATCH = 100
+	};
+	char		topic[128];
+	char	   *big = calloc(1, 20000);
+	signed char of_tag[RECORDS];
+	OutboxClient *client;
+	OutboxError error;
+	Tally		tally = {.of_tag = of_tag};
+
+	topic_name(topic, "narrow");
+	topic_admin(topic, 1, "max.message.bytes=15000");
+	client = client_open_narrow(false, BATCH);
+	for (int i = 0; i < RECORDS; i++)
+		send_one(client, topic, 0, big, i == BAD ? 20000 : 50, i, &error);
+	wait_total(client, &tally, RECORDS, 2);
+	T.purge(client, false);
+	ok(wait_total(client, &tally, RECORDS, 5),
+	   "nothing in flight: purging the queue ends it");
+	printf("# narrow: ok %d suspect %d purged %d\n", tally.by[OUTBOX_OK],
+		   tally.by[OUTBOX_SUSPECT], tally.by[OUTBOX_PURGED]);
+	ok(of_tag[BAD] == OUTBOX_SUSPECT && tally.by[OUTBOX_SUSPECT] <= BATCH &&
+	   tally.by[OUTBOX_OK] >= BAD - BATCH,
+	   "of small batches one is refused, and all before it are there");
+	ok(T.close(client, 5000), "closed");
+	topic_admin(topic, 0, NULL);
+	free(big);
+}
+
+/* A broker that does not answer: the queue comes back, the rest when asked. */
+static void
+check_slow_broker(void)
+{
+	enum
+	{
+		RECORDS = 3000, BATCH = 100
+	};
+	char		errstr[256];
+	const char *topic = "slow";
+	const char *saved = bootstrap;
+	rd_kafka_t *rk = rd_kafka_new(RD_KAFKA_PRODUCER, rd_kafka_conf_new(),
+								  errstr, sizeof(errstr));
+	rd_kafka_mock_cluster_t *cluster = rd_kafka_mock_cluster_new(rk, 1);
+	OutboxClient *client;
+	OutboxError error;
+	OutboxTransportStatus status;
+	Tally		tally = {0};
+	int			open;
+
+	rd_kafka_mock_topic_create(cluster, topic, 1, 1);
+	bootstrap = rd_kafka_mock_cluster_bootstraps(cluster);
+	options[0].value = bootstrap;
+	client = client_open_narrow(false, BATCH);
+	send_one(client, topic, 0, "x", 1, 0, &error);
+	ok(wait_total(client, &tally, 1, 10), "a broker that answers");
+	rd_kafka_mock_broker_set_rtt(cluster, 1, 30000);
+	for (int i = 1; i < RECORDS; i++)
+		send_one(client, topic, 0, "x", 1, i, &error);
+	wait_total(client, &tally, 2, 0.5);	/* requests are out */
+	T.purge(client, false);
+	wait_total(client, &tally, RECORDS, 1);
+	open = RECORDS - tally.total;
+	printf("# slow: purged %d, open %d\n", tally.by[OUTBOX_PURGED], open);
+	ok(tally.by[OUTBOX_PURGED] > 0 && open >= BATCH && open <= 5 * BATCH,
+	   "the queue is given back, and nothing that is on its way");
+	T.purge(client, true);
+	ok(wait_total(client, &tally, RECORDS, 2) &&
+	   tally.by[OUTBOX_PURGED] == RECORDS - 1, "then that too");
+	T.status(client, &status);
+	ok(!status.failed, "which is not a failure");
+	ok(T.close(client, 5000), "closed");
+	bootstrap = saved;
+	options[0].value = saved;
+	rd_kafka_mock_cluster_destroy(cluster);
+	rd_kafka_destroy(rk);
+}
+
 void
 check_in_flight(void)
 {
 	ok(refuse_in_flight(false, 200) == 0,
 	   "what was in flight elsewhere is not sent twice");
-	refuse_in_flight(true, 200);
+	check_narrow();
+	check_slow_broker();
+}
+
+/* The same several times, both ways. */
+int
+measure_in_flight(int rounds, int size)
+{
+	int			twice[2] = {0, 0};
+	int			bad[2] = {0, 0};
+
+	for (int i = 0; i < 2 * rounds; i++)
+	{
+		int			again = refuse_in_flight(i % 2, size);
+
+		twice[i % 2] += again;
+		bad[i % 2] += again > 0;
+	}
+	printf("in flight to its end: %d sent twice, in %d rounds of %d\n"
+		   "given up at once: %d sent twice, in %d rounds of %d\n",
+		   twice[0], bad[0], rounds, twice[1], bad[1], rounds);
+	return 0;
 }

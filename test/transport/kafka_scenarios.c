@@ -28,7 +28,7 @@ seen_values(const rd_kafka_message_t *message, void *arg)
 		!rd_kafka_header_get_last(headers, "message-id", &value, &size) &&
 		size == 36)
 		strcat(seen, "h");
-	if (rd_kafka_message_timestamp(message, NULL) == 1700000000000)
+	if (rd_kafka_message_timestamp(message, NULL) == started_ms)
 		strcat(seen, "t");
 	if (message->key_len == 3)
 		strcat(seen, "k");

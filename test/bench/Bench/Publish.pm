@@ -30,11 +30,12 @@ sub script
 	return write_script("publish-$side", "\\set k random(10000, 19999)\n" . $sql{$side} =~ s/TOPIC/$topic/r);
 }
 
-# Both sides in turns, the order changing: two lists of tps.
+# Both sides in turns, the order changing: two lists of tps, and two of CPU.
 sub compare
 {
 	my ($bench, $dbname, $scripts, $rounds, %options) = @_;
 	my %tps = (ours => [], reference => []);
+	my %cpu = (ours => [], reference => []);
 
 	for my $round (0 .. $rounds - 1)
 	{
@@ -43,10 +44,12 @@ sub compare
 		{
 			# none in the middle of a run
 			$bench->{pg}->sql($dbname, 'CHECKPOINT');
-			push @{ $tps{$side} }, $bench->{pg}->pgbench($dbname, $scripts->{$side}, %options);
+			my ($tps, $cpu) = $bench->{pg}->pgbench($dbname, $scripts->{$side}, %options);
+			push @{ $tps{$side} }, $tps;
+			push @{ $cpu{$side} }, $cpu;
 		}
 	}
-	return ($tps{ours}, $tps{reference});
+	return ($tps{ours}, $tps{reference}, $cpu{ours}, $cpu{reference});
 }
 
 # How full are pages?  Rows against what as many pages hold of the fullest: all
@@ -71,13 +74,15 @@ sub publish_at
 	my %scripts = map { $_ => script($_, 'orders') } keys %sql;
 
 	$bench->{pg}->create_database($dbname);
-	my ($ours, $reference) = compare($bench, $dbname, \%scripts, $bench->{quick} ? 2 : 7,
+	my ($ours, $reference, $our_cpu, $reference_cpu) = compare($bench, $dbname, \%scripts, $bench->{quick} ? 2 : 7,
 		clients => $clients, seconds => $bench->{quick} ? 1 : 3,
 		settings => { synchronous_commit => $synchronous },
 		define => { payload => $bench->{payload} });
 	result("publish tps, $clients clients, commit " . ($synchronous eq 'on' ? 'synchronous' : 'asynchronous'),
 		ours => median(@$ours), reference => median(@$reference), value => ratios($ours, $reference),
 		at_least => $synchronous eq 'on' || $clients == 1 ? 1.0 : 1.05);
+	result('  microseconds of CPU', ours => median(@$our_cpu), reference => median(@$reference_cpu),
+		value => ratios($our_cpu, $reference_cpu));
 	my ($fill, $rows) = fill($bench, $dbname);
 	result("  filled pages, %, of $rows rows a page", value => $fill, at_least => 95);
 	$bench->{pg}->drop_database($dbname);

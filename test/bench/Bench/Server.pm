@@ -101,7 +101,8 @@ sub drop_database
 	return;
 }
 
-# Runs pgbench on a script: transactions a second.
+# Runs pgbench on a script: transactions a second, and the server's microseconds
+# of CPU a transaction, which other load on the machine disturbs less.
 #   clients, seconds or transactions, settings => {}, define => {}
 sub pgbench
 {
@@ -111,12 +112,14 @@ sub pgbench
 	my $define = $options{define} || {};
 
 	local $ENV{PGOPTIONS} = join ' ', map { "-c $_=$settings->{$_}" } keys %$settings;
+	my $before = $self->ended_cpu_seconds($dbname);
 	my $output = $self->run("$self->{bin}/pgbench", '-n', '-M', 'prepared', '-f', $script,
 		'-c', $options{clients}, '-j', $threads,
 		$options{transactions} ? ('-t', $options{transactions}) : ('-T', $options{seconds}),
 		(map { ('-D', "$_=$define->{$_}") } keys %$define), $self->conninfo($dbname));
 	my ($tps) = $output =~ /^tps = ([\d.]+)/m or die "no tps: $output\n";
-	return $tps;
+	my ($n) = $output =~ /actually processed: (\d+)/ or die "no count: $output\n";
+	return ($tps, 1e6 * ($self->ended_cpu_seconds($dbname) - $before) / $n);
 }
 
 # CREATE SERVER for a broker.
@@ -199,14 +202,32 @@ sub switches
 	return proc_status("/proc/$pid/task/$pid/status", 'voluntary_ctxt_switches');
 }
 
+# Two fields of /proc/PID/stat that count clock ticks, from that one on.
+sub ticks
+{
+	my ($pid, $field) = @_;
+	open my $f, '<', "/proc/$pid/stat" or return;
+	my ($rest) = <$f> =~ /\) (.*)/;
+	my @fields = split / /, $rest;
+	return ($fields[$field] + $fields[ $field + 1 ]) / POSIX::sysconf(POSIX::_SC_CLK_TCK());
+}
+
 # Seconds of CPU, all threads.
 sub cpu_seconds
 {
 	my ($self, $pid) = @_;
-	open my $f, '<', "/proc/$pid/stat" or return;
-	my ($rest) = <$f> =~ /\) (.*)/;
-	my @fields = split / /, $rest;
-	return ($fields[11] + $fields[12]) / POSIX::sysconf(POSIX::_SC_CLK_TCK());
+	return ticks($pid, 11);
+}
+
+# Seconds of CPU of the sessions that have ended.
+sub ended_cpu_seconds
+{
+	my ($self, $dbname) = @_;
+	open my $f, '<', "$self->{data}/postmaster.pid" or die;
+	my $postmaster = <$f> + 0;
+	$self->wait_for($dbname, "SELECT count(*) = 0 FROM pg_stat_activity "
+		  . "WHERE backend_type = 'client backend' AND application_name = 'pgbench'", 30);
+	return ticks($postmaster, 13);
 }
 
 1;

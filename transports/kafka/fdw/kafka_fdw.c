@@ -55,6 +55,7 @@ static const OutboxRule kafka_rules[] = {
 	{OUTBOX_RULE_REFUSED, "dr_msg_cb", REPORTS},
 	{OUTBOX_RULE_REFUSED, "enabled_events", REPORTS},
 	{OUTBOX_RULE_REFUSED, "*_cb", "The relay owns it: callbacks are not values."},
+	{OUTBOX_RULE_REFUSED, "statistics.interval.ms", "The relay owns it: nobody would read the statistics.", "See outbox.relay_status."},
 	{OUTBOX_RULE_REFUSED, "log.queue", "The relay owns it: the library's log goes to the server's log."},
 	{OUTBOX_RULE_REFUSED, "internal.termination.signal", "The relay owns it: signals of a worker belong to the server."},
 	{OUTBOX_RULE_REFUSED, "transactional.id", TRANSACTIONS},

@@ -84,6 +84,7 @@ struct OutboxClient
 
 	/* status */
 	atomic_int	brokers_up;
+	atomic_bool was_up;			/* a broker has been */
 	uint64_t	nerrors;
 	bool		failed;
 	bool		refused_config; /* a report blamed the configuration */

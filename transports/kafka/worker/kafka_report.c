@@ -40,6 +40,8 @@ broker_state_changed(rd_kafka_t *rk, int32_t broker_id, const char *secproto,
 	if (up == this_broker_up || name == NULL || name[0] == '\0' || port == 0)
 		return RD_KAFKA_RESP_ERR_NO_ERROR;	/* librdkafka's internal broker */
 	this_broker_up = up;
+	if (up)
+		atomic_store(&client->was_up, true);
 	atomic_fetch_add(&client->brokers_up, up ? 1 : -1);
 	kafka_wake(client);
 	return RD_KAFKA_RESP_ERR_NO_ERROR;
@@ -477,6 +479,7 @@ kafka_status(OutboxClient *client, OutboxTransportStatus *status)
 {
 	check_fatal(client);
 	status->connected = atomic_load(&client->brokers_up) > 0;
+	status->was_connected = atomic_load(&client->was_up);
 	status->failed = client->failed;
 	status->nerrors = client->nerrors;
 	status->error = client->error;
