@@ -39,6 +39,7 @@
 #include "commands/defrem.h"
 #include "compat.h"
 #include "drop.h"
+#include "fault.h"
 #include "hold_off.h"
 #include "log/backlog.h"
 #include "log/lane.h"
@@ -179,7 +180,10 @@ List *
 outbox_drop_prepare(Node *stmt)
 {
 	if (drops_extension(stmt, get_extension_oid("pg_outbox", true)))
-		prepare_extension_drop();
+	{
+		if (OUTBOX_RULE("drop-waits-first"))
+			prepare_extension_drop();
+	}
 	else if (IsA(stmt, DropStmt) &&
 			 ((DropStmt *) stmt)->removeType == OBJECT_FOREIGN_SERVER)
 		return count_backlogs((DropStmt *) stmt);

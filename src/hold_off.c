@@ -34,6 +34,7 @@
 #include "postgres.h"
 
 #include "compat.h"
+#include "fault.h"
 #include "hold_off.h"
 #include "miscadmin.h"
 #include "shmem.h"
@@ -200,7 +201,7 @@ outbox_hold_off_enter(Oid dboid)
 
 	LWLockAcquire(&outbox_shared->lock, LW_EXCLUSIVE);
 	may = !is_held_off(dboid);
-	if (may)
+	if (may && OUTBOX_RULE("worker-announces"))
 		my_entry()->works_in = dboid;
 	LWLockRelease(&outbox_shared->lock);
 	if (may)

@@ -171,18 +171,29 @@ measure_log(List *segments, uint64 from, Snapshot snapshot, Pending *pending)
 	}
 }
 
+/* Are there more servers than there can be workers? */
+static bool
+all_slots_taken(void)
+{
+	for (int i = 0; i < outbox_shared->max_relays; i++)
+		if (!OidIsValid(outbox_shared->relays[i].dboid))
+			return false;
+	return true;
+}
+
 /* The state to show: what the slot says is only good while a relay runs. */
 static OutboxRelayState
 shown_state(const OutboxRelaySlot *slot)
 {
 	if (!outbox_enabled)
 		return OUTBOX_STATE_DISABLED;
-	if (slot == NULL)
-		return outbox_shared == NULL || RecoveryInProgress() ?
-			OUTBOX_STATE_NO_WORKER : OUTBOX_STATE_STARTING;
-	if (slot->pid == 0 && slot->state != OUTBOX_STATE_NO_WORKER)
-		return OUTBOX_STATE_STARTING;
-	return slot->state;
+	if (outbox_shared == NULL || (slot == NULL && RecoveryInProgress()))
+		return OUTBOX_STATE_NO_WORKER;
+	if (slot != NULL && (slot->pid != 0 || slot->state == OUTBOX_STATE_NO_WORKER))
+		return slot->state;
+	/* the keeper, which would start the relay, may have found no slot itself */
+	return outbox_shared->no_worker || (slot == NULL && all_slots_taken()) ?
+		OUTBOX_STATE_NO_WORKER : OUTBOX_STATE_STARTING;
 }
 
 static Datum
@@ -244,6 +255,12 @@ put_status(ReturnSetInfo *rsinfo, Oid serverid, List *segments, Snapshot snapsho
 	nulls[0] = nulls[2] = nulls[3] = nulls[4] = nulls[5] = nulls[6] = nulls[8] = false;
 	values[0] = DirectFunctionCall1(namein, CStringGetDatum(server->servername));
 	values[2] = CStringGetTextDatum(outbox_state_name(shown_state(slot)));
+	if (shown_state(slot) == OUTBOX_STATE_NO_WORKER && outbox_shared != NULL)
+	{
+		nulls[10] = nulls[11] = false;
+		values[10] = CStringGetTextDatum(OUTBOX_NO_WORKER_ERROR);
+		values[11] = CStringGetTextDatum(OUTBOX_NO_WORKER_HINT);
+	}
 	if (slot != NULL)
 	{
 		fill_from_slot(values, nulls, slot);

@@ -83,6 +83,10 @@ typedef enum OutboxRelayState
 	OUTBOX_STATE_NO_WORKER
 } OutboxRelayState;
 
+/* What is shown with the last of them. */
+#define OUTBOX_NO_WORKER_ERROR	"no free slot for a background worker"
+#define OUTBOX_NO_WORKER_HINT	"Raise max_worker_processes."
+
 /*
  * A relay's slot, claimed by the keeper for one server and kept as long as
  * the server exists, so that figures and the last error outlive the worker.

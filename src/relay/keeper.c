@@ -64,6 +64,8 @@ keeper_exit(int code, Datum arg)
 		keeper_db->keeper_proc = NULL;
 	}
 	LWLockRelease(&outbox_shared->lock);
+	/* it may not be the launcher that started us, who would be notified */
+	outbox_wake_launcher();
 }
 
 /* Be the database's keeper; false when it has one. */
@@ -166,8 +168,8 @@ show_no_worker(OutboxRelaySlot *slot)
 {
 	SpinLockAcquire(&slot->mutex);
 	slot->state = OUTBOX_STATE_NO_WORKER;
-	strlcpy(slot->last_error, "no free slot for a background worker", OUTBOX_ERROR_LEN);
-	strlcpy(slot->last_hint, "Raise max_worker_processes.", sizeof(slot->last_hint));
+	strlcpy(slot->last_error, OUTBOX_NO_WORKER_ERROR, OUTBOX_ERROR_LEN);
+	strlcpy(slot->last_hint, OUTBOX_NO_WORKER_HINT, sizeof(slot->last_hint));
 	slot->last_error_at = GetCurrentTimestamp();
 	SpinLockRelease(&slot->mutex);
 }

@@ -531,7 +531,8 @@ relay_loop(Relay *relay)
 						 errhint("Call outbox.adopt(), or drop the server and create it again.")));
 			if (pg_atomic_read_u32(&relay->slot->reload) != 0 || relay->loading != NULL)
 				gone = !load_server(relay);
-			sleep_ms = gone ? 0 : relay_turn(relay);
+			/* the reload may have disabled us: no sleep then */
+			sleep_ms = gone || must_stop(relay) ? 0 : relay_turn(relay);
 		}
 		PG_CATCH();
 		{

@@ -12,6 +12,7 @@
 #include "access/xact.h"
 #include "commands/extension.h"
 #include "compat.h"
+#include "fault.h"
 #include "miscadmin.h"
 #include "pgstat.h"
 #include "postmaster/bgworker.h"
@@ -19,20 +20,7 @@
 #include "relay/worker.h"
 #include "storage/ipc.h"
 #include "storage/latch.h"
-#include "storage/lock.h"
 #include "utils/guc.h"
-
-/*
- * A session's locks that no transaction owns are released by nobody when a
- * process exits in between transactions: they would stay with its PGPROC, and
- * the next process that gets it would fail.  Registered before the connection
- * is made, so this runs when a transaction has been aborted already.
- */
-static void
-release_locks(int code, Datum arg)
-{
-	LockReleaseAll(DEFAULT_LOCKMETHOD, true);
-}
 
 /* First steps, see worker.h. */
 Oid
@@ -44,10 +32,10 @@ outbox_worker_begin(void)
 	pqsignal(SIGTERM, SignalHandlerForShutdownRequest);
 	BackgroundWorkerUnblockSignals();
 
-	before_shmem_exit(release_locks, (Datum) 0);
 	memcpy(&dboid, MyBgworkerEntry->bgw_extra, sizeof(dboid));
 	if (OidIsValid(dboid) && !outbox_hold_off_enter(dboid))
 		proc_exit(0);
+	OUTBOX_FAULT("worker-before-connect");
 	return dboid;
 }
 
