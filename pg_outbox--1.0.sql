@@ -84,9 +84,9 @@ COMMENT ON FUNCTION outbox.create_segments(int) IS
 	'makes segments in reserve until there are so many';
 REVOKE ALL ON FUNCTION outbox.create_segments(int) FROM PUBLIC;
 
--- the first segment of each of the 8 lanes
+-- the first segment of each of the 8 lanes; no two generations are the same
 INSERT INTO outbox.segments
-	SELECT outbox.create_segment(), lane, 1 FROM pg_catalog.generate_series(0, 7) lane;
+	SELECT outbox.create_segment(), lane, lane + 1 FROM pg_catalog.generate_series(0, 7) lane;
 
 -- Whose log this is; see src/log/identity.c.
 CREATE TABLE outbox.log_identity (

@@ -173,10 +173,14 @@ set_topic(OutboxNewMessage *m, Datum topic, bool isnull)
 	outbox_check_topic(m->topic, m->topic_len);
 }
 
-/* Do headers in wire form have a traceparent? */
+/*
+ * Check the caller's headers by what the brokers of the topic allow; is there a
+ * traceparent among them?
+ */
 static bool
-have_trace(const StringInfoData *headers)
+check_headers(const OutboxNewMessage *m, const StringInfoData *headers)
 {
+	bool		trace = false;
 	int			pos = 0;
 	const char *name;
 	const char *value;
@@ -185,9 +189,12 @@ have_trace(const StringInfoData *headers)
 
 	while (outbox_headers_next(headers->data, headers->len, &pos,
 							   &name, &name_len, &value, &value_len))
+	{
+		outbox_check_header(m->topic, m->topic_len, name, name_len);
 		if (pg_strcasecmp(name, "traceparent") == 0)
-			return true;
-	return false;
+			trace = true;
+	}
+	return trace;
 }
 
 /* Trace context unless the caller brings its own, then the caller's headers. */
@@ -205,7 +212,7 @@ set_headers(OutboxNewMessage *m, Datum headers, bool isnull)
 
 		initStringInfo(&caller);
 		outbox_headers_from_jsonb(&caller, DatumGetJsonbP(headers));
-		if (!have_trace(&caller))
+		if (!check_headers(m, &caller))
 			outbox_trace_append(&all);
 		appendBinaryStringInfo(&all, caller.data, caller.len);
 	}

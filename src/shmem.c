@@ -61,7 +61,6 @@ init_db_slot(OutboxDb *db, int tranche)
 	pg_atomic_init_u64(&db->publish_count, 0);
 	pg_atomic_init_u64(&db->backlog_bytes, 0);
 	pg_atomic_init_u64(&db->unrouted, 0);
-	pg_atomic_init_u32(&db->nservers, 0);
 	for (int i = 0; i < OUTBOX_LANES; i++)
 		LWLockInitialize(&db->lanes[i].lane.lock, tranche);
 }

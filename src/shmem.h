@@ -60,7 +60,6 @@ typedef struct OutboxDb
 									 * committed or prepared */
 	pg_atomic_uint64 backlog_bytes; /* retained log, as the keeper saw it */
 	pg_atomic_uint64 unrouted;	/* messages that no server wanted */
-	pg_atomic_uint32 nservers;	/* servers that exist, as the keeper saw it */
 	bool		uncommitted;	/* its CREATE EXTENSION may still roll back */
 	pid_t		keeper_pid;		/* 0: none; changed under OutboxShared.lock */
 	PGPROC	   *keeper_proc;

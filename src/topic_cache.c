@@ -26,6 +26,7 @@ typedef struct Slot
 struct OutboxTopicCache
 {
 	MemoryContext context;		/* of the topics */
+	uint32		last;			/* slot of the last hit: often the next one too */
 	Slot		slots[NUM_SLOTS];
 };
 
@@ -46,18 +47,24 @@ topic_cache_reset(OutboxTopicCache *cache)
 	MemoryContextReset(cache->context);
 }
 
+static inline bool
+is_topic(const Slot *slot, const char *topic, size_t len)
+{
+	return slot->topic != NULL && slot->len == len &&
+		memcmp(slot->topic, topic, len) == 0;
+}
+
 bool
 topic_cache_lookup(OutboxTopicCache *cache, const char *topic, size_t len,
 				   bool *verdict, uint32 *slot)
 {
-	const Slot *found;
-
-	*slot = hash_bytes((const unsigned char *) topic, len) & (NUM_SLOTS - 1);
-	found = &cache->slots[*slot];
-	if (found->topic == NULL || found->len != len ||
-		memcmp(found->topic, topic, len) != 0)
+	*slot = cache->last;
+	if (!is_topic(&cache->slots[*slot], topic, len))
+		*slot = hash_bytes((const unsigned char *) topic, len) & (NUM_SLOTS - 1);
+	if (!is_topic(&cache->slots[*slot], topic, len))
 		return false;
-	*verdict = found->verdict;
+	cache->last = *slot;
+	*verdict = cache->slots[*slot].verdict;
 	return true;
 }
 

@@ -169,7 +169,7 @@ load_positions(Freeing *f, Oid serverid)
 	return SPI_processed > 0;
 }
 
-/* The positions of all servers, counting servers for others on the way. */
+/* The positions of all servers. */
 static void
 load_all_positions(Freeing *f)
 {
@@ -178,7 +178,6 @@ load_all_positions(Freeing *f)
 
 	f->low = PG_UINT64_MAX;
 	f->may_free = servers != NIL;
-	pg_atomic_write_u32(&f->db->nservers, list_length(servers));
 	foreach(lc, servers)
 		if (!load_positions(f, lfirst_oid(lc)))
 			f->may_free = false;

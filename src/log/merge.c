@@ -38,7 +38,7 @@
  * Pages of one lane that a pass looks at before it gives way.  Empty ones don't
  * count: a pass that saw nothing else would not get further the next time.
  */
-#define PAGES_PER_PASS	4096
+#define PAGES_PER_PASS	(OUTBOX_RULE("long-passes") ? 4096 : 2)
 
 /* The lowest id of a generation, where it is known. */
 typedef struct FirstId
@@ -72,6 +72,7 @@ struct OutboxMerge
 	LaneCursor *last;			/* where the last row came from */
 	bool		consumed;		/* the row that it stands on is handed out */
 	uint64		from;
+	uint64		given;			/* all below is handed out or skipped */
 	Snapshot	snapshot;
 	HTAB	   *first_ids;
 	OutboxJudge judge;
@@ -487,7 +488,7 @@ outbox_merge_next(OutboxMerge *merge, HeapTuple tuple, OutboxRow *row)
 	*row = best->page->rows[best->row];
 	outbox_page_row(best->page, best->row, tuple);
 	best->ready = false;
-	best->passed = row->id + 1;
+	best->passed = merge->given = row->id + 1;
 	merge->last = best;
 	merge->consumed = true;
 	return true;
@@ -531,7 +532,12 @@ outbox_merge_resume(OutboxMerge *merge)
 
 	for (int lane = 0; lane < OUTBOX_LANES; lane++)
 		lowest = Min(lowest, lane_passed(&merge->lanes[lane]));
-	return lowest;
+
+	/*
+	 * A lane that has paused just before the id that another one gave last has
+	 * passed it too: an id is in one lane only.
+	 */
+	return Max(lowest, merge->given);
 }
 
 void

@@ -28,6 +28,9 @@ typedef struct OutboxRanges
 	int			n;
 } OutboxRanges;
 
+/* Sort ranges and join those that touch (ranges.c). */
+extern void outbox_ranges_sort(OutboxRanges *ranges);
+
 /* What is to be done with a row? */
 typedef enum OutboxVerdict
 {

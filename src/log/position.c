@@ -157,19 +157,6 @@ outbox_position_create(Oid serverid, const char *name, bool earliest)
 	outbox_position_store(serverid, name, 1, &position);
 }
 
-/* Forget a server. */
-void
-outbox_position_drop(Oid serverid)
-{
-	Oid			types[1] = {OIDOID};
-	Datum		args[1] = {ObjectIdGetDatum(serverid)};
-
-	SPI_connect();
-	execute("DELETE FROM outbox.position_log WHERE server = $1", 1, types, args,
-			NULL, SPI_OK_DELETE);
-	SPI_finish();
-}
-
 /* A row of outbox_positions_load()'s query, in the caller's context. */
 static OutboxStoredPosition *
 read_position(HeapTuple row, TupleDesc desc, Oid serverid)

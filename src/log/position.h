@@ -16,9 +16,6 @@
 /* A server's first position, in the transaction that creates it. */
 extern void outbox_position_create(Oid serverid, const char *name, bool earliest);
 
-/* Forget a server. */
-extern void outbox_position_drop(Oid serverid);
-
 /* A position as it is stored: the main stream's, or that of a lagging topic. */
 typedef struct OutboxStoredPosition
 {

@@ -134,7 +134,7 @@ reset_ranges(OutboxReader *reader)
 	memset(reader->ranges, 0, sizeof(reader->ranges));
 }
 
-/* Add a range to a lane's; sorted and merged by sort_ranges(). */
+/* Add a range to a lane's; sorted and merged by outbox_ranges_sort(). */
 static void
 add_range(OutboxReader *reader, int lane, uint64 from, uint64 to)
 {
@@ -148,33 +148,6 @@ add_range(OutboxReader *reader, int lane, uint64 from, uint64 to)
 	r->ranges[r->n].from = from;
 	r->ranges[r->n].to = to;
 	r->n++;
-}
-
-static int
-compare_ranges(const void *a, const void *b)
-{
-	uint64		x = ((const OutboxRange *) a)->from;
-	uint64		y = ((const OutboxRange *) b)->from;
-
-	return (x > y) - (x < y);
-}
-
-static void
-sort_ranges(OutboxRanges *r)
-{
-	int			n = 0;
-
-	if (r->n < 2)
-		return;
-	qsort(r->ranges, r->n, sizeof(OutboxRange), compare_ranges);
-	for (int i = 1; i < r->n; i++)
-	{
-		if (r->ranges[i].from <= r->ranges[n].to + 1)
-			r->ranges[n].to = Max(r->ranges[n].to, r->ranges[i].to);
-		else
-			r->ranges[++n] = r->ranges[i];
-	}
-	r->n = n + 1;
 }
 
 /* A reader that goes on from a position. */
@@ -440,7 +413,7 @@ begin_batch(OutboxReader *reader, const OutboxSnapshot *s2, uint64 c, uint64 e)
 	for (int lane = 0; lane < OUTBOX_LANES; lane++)
 	{
 		add_range(reader, lane, reader->from, e - 1);
-		sort_ranges(&reader->ranges[lane]);
+		outbox_ranges_sort(&reader->ranges[lane]);
 	}
 	reader->batch = new_batch(reader, reader->last, s2);
 	reader->batch->s1_count = reader->last_count;

@@ -18,7 +18,10 @@
 #include "utils/snapshot.h"
 #include "utils/timestamp.h"
 
-/* A row of outbox.segments; lane -1: pooled, that is, empty and unused. */
+/*
+ * A row of outbox.segments; lane -1: pooled, that is, empty and unused.  A
+ * generation is given once in a database, whatever the lane.
+ */
 typedef struct OutboxSegment
 {
 	Oid			relid;

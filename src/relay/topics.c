@@ -25,6 +25,7 @@ struct OutboxTopics
 	OutboxTopic **slots;		/* open addressing, a power of two */
 	int			nslots;
 	int			n;
+	OutboxTopic *last;			/* found last: often the next one too */
 };
 
 OutboxTopics *
@@ -40,15 +41,19 @@ topics_create(MemoryContext parent)
 	return topics;
 }
 
+static inline bool
+is_named(const OutboxTopic *topic, const char *name, int len)
+{
+	return strncmp(topic->name, name, len) == 0 && topic->name[len] == '\0';
+}
+
 /* Where a name is, or where it would go. */
 static int
 find_slot(const OutboxTopics *topics, const char *name, int len)
 {
 	int			slot = hash_bytes((const unsigned char *) name, len) & (topics->nslots - 1);
 
-	while (topics->slots[slot] != NULL &&
-		   (strncmp(topics->slots[slot]->name, name, len) != 0 ||
-			topics->slots[slot]->name[len] != '\0'))
+	while (topics->slots[slot] != NULL && !is_named(topics->slots[slot], name, len))
 		slot = (slot + 1) & (topics->nslots - 1);
 	return slot;
 }
@@ -70,6 +75,7 @@ rebuild(OutboxTopics *topics, int nslots, bool keep_idle)
 	topics->slots = MemoryContextAllocZero(topics->context, nslots * sizeof(OutboxTopic *));
 	topics->nslots = nslots;
 	topics->n = 0;
+	topics->last = NULL;
 	for (int i = 0; i < old_nslots; i++)
 	{
 		if (old[i] == NULL)
@@ -89,7 +95,9 @@ rebuild(OutboxTopics *topics, int nslots, bool keep_idle)
 OutboxTopic *
 topics_find(OutboxTopics *topics, const char *name, int len)
 {
-	return topics->slots[find_slot(topics, name, len)];
+	if (topics->last == NULL || !is_named(topics->last, name, len))
+		topics->last = topics->slots[find_slot(topics, name, len)];
+	return topics->last;
 }
 
 OutboxTopic *

@@ -71,11 +71,13 @@ sub deliver
 	return $self->deliver_sql($name, $low);
 }
 
-# The same without publishing: behind the highest id that the log holds.
+# The same without publishing: behind the highest id that the log holds, or where
+# it stands when the log is empty.
 sub deliver_sql
 {
 	my ($self, $name, $low) = @_;
-	$low ||= '(SELECT max(last_id) + 1 FROM test.pages())';
+	$low ||= "coalesce((SELECT max(last_id) + 1 FROM test.pages()),
+		(SELECT max(low) FROM outbox.position_log WHERE server_name = '$name'))";
 	$self->{pg}->sql(<<END, dbname => $self->{dbname});
 INSERT INTO outbox.position_log (server, server_name, n, s1, s2, cursor, low)
 SELECT s.oid, s.srvname, (SELECT max(n) + 1 FROM outbox.position_log p WHERE p.server = s.oid),
@@ -138,12 +140,22 @@ sub do
 sub start
 {
 	my ($self, $sql) = @_;
-	$self->{psql}->query_until(qr/started\n/, "\\echo started\n$sql;\n");
+	my $out = $self->{psql}->query_until(qr/started\n/, "\\echo started\n$sql;\n");
+
+	# a quick answer comes together with the echo
+	($self->{ahead}) = $out =~ /started\n(.*)\z/s;
 	return;
 }
 
-# The output of what was started.
-sub finish { return $_[0]->do('') }
+sub finish
+{
+	my ($self) = @_;
+	my $ahead = delete $self->{ahead};
+	my $out = $self->do('');
+
+	chomp $ahead;
+	return $ahead eq '' ? $out : $out eq '' ? $ahead : "$ahead\n$out";
+}
 
 sub quit { $_[0]{psql}->quit; return }
 

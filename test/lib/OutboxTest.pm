@@ -344,6 +344,9 @@ package OutboxTest::Load;
 
 sub output { return ${ $_[0]{output} } }
 
+# Is it still at work?
+sub running { my ($self) = @_; return !$self->{finished} && $self->{handle}->pumpable && eval { $self->{handle}->pump_nb; 1 } }
+
 # Waits for the end; true when all went well.
 sub finish
 {
