@@ -312,6 +312,20 @@ any_open_ended(const OutboxReader *reader)
 	return false;
 }
 
+/* The position before all of a batch; false when it is not known. */
+bool
+outbox_position_before_batch(const OutboxBatch *batch, OutboxPosition *pos)
+{
+	if (batch->s1_low == 0)
+		return false;
+	pos->s1 = outbox_snapshot_copy(batch->s1);
+	pos->s2 = outbox_snapshot_copy(batch->s1);
+	pos->cursor = batch->s1_low - 1;
+	pos->low = batch->s1_low;
+	pos->lsn = batch->s1_lsn;
+	return true;
+}
+
 /*
  * Can nothing have changed since the last round?  Ids that were handed out and
  * belong to nothing that committed (they were rolled back, or are still open)
@@ -392,6 +406,8 @@ lowest_range(const OutboxReader *reader, uint64 none)
 static void
 begin_batch(OutboxReader *reader, const OutboxSnapshot *s2, uint64 c, uint64 e)
 {
+	uint64		s1_low = Min(lowest_open(reader), reader->from);
+
 	reset_ranges(reader);
 	take_ended(reader, s2);
 	for (int lane = 0; lane < OUTBOX_LANES; lane++)
@@ -401,6 +417,8 @@ begin_batch(OutboxReader *reader, const OutboxSnapshot *s2, uint64 c, uint64 e)
 	}
 	reader->batch = new_batch(reader, reader->last, s2);
 	reader->batch->s1_count = reader->last_count;
+	reader->batch->s1_low = s1_low;
+	reader->batch->s1_lsn = reader->last_lsn;
 	reader->track_from = reader->from;
 	reader->track_to = c;
 	reader->next_from = c;

@@ -61,6 +61,8 @@ typedef struct OutboxBatch
 								 * is sent */
 	uint64		publish_count;	/* the counter as read before s2 */
 	uint64		s1_count;		/* the same of s1; 0: not known */
+	uint64		s1_low;			/* low of a position at s1; 0: not known */
+	XLogRecPtr	s1_lsn;			/* lsn of such a position */
 } OutboxBatch;
 
 /* A message, one palloc'd chunk with everything in it. */
@@ -112,6 +114,10 @@ extern void outbox_reader_position(OutboxReader *reader, OutboxPosition *pos);
 /* The position with everything before this message done, it and later not. */
 extern void outbox_position_before(const OutboxMessage *message,
 								   OutboxPosition *pos);
+
+/* The position before all of a batch; false when it is not known. */
+extern bool outbox_position_before_batch(const OutboxBatch *batch,
+										 OutboxPosition *pos);
 
 /* A second reader that stands just where this one stands (batch shared). */
 extern OutboxReader *outbox_reader_clone(MemoryContext parent,

@@ -175,7 +175,8 @@ take_report(Relay *relay, const OutboxReport *report, Delivered *d)
 			take_topic(relay, entry, report, text);
 			break;
 		case OUTBOX_SUSPECT:
-			outbox_entry_suspect(entry);
+			if (entry->topic->state == OUTBOX_TOPIC_FINE)
+				outbox_entry_suspect(entry);
 			outbox_entry_queue(entry);
 			break;
 		default:
@@ -379,14 +380,6 @@ relay_client_close(Relay *relay, bool wait)
 		outbox_window_rewind(((OutboxStream *) list_nth(relay->lagging, i))->window);
 }
 
-static void
-clear_suspicions(OutboxWindow *window)
-{
-	for (uint64 seq = window->first; seq < window->next; seq++)
-		if (outbox_window_entry(window, seq) != NULL)
-			outbox_entry_clear(outbox_window_entry(window, seq));
-}
-
 /*
  * After a failure: are there too many suspects to be sent one by one?  Then
  * they go in small batches, once; what is refused then is few.
@@ -402,9 +395,9 @@ narrow(Relay *relay, bool was_careful)
 		return;
 	}
 	relay->narrowing = relay->windows->suspects;
-	clear_suspicions(relay->main.window);
+	outbox_window_clear(relay->main.window);
 	foreach(lc, relay->lagging)
-		clear_suspicions(((OutboxStream *) lfirst(lc))->window);
+		outbox_window_clear(((OutboxStream *) lfirst(lc))->window);
 }
 
 /* The state to show while there is a client. */

@@ -114,7 +114,11 @@ trim(OutboxStream *stream)
 	MemoryContextSwitchTo(old);
 }
 
-/* A topic leaves the main stream, see the banner. */
+/*
+ * A topic leaves the main stream, see the banner.  Its suspects are none any
+ * more: while they wait, the others would have to be sent with care too.  What is
+ * wrong with them will come out again.
+ */
 static void
 leave(Relay *relay, OutboxTopic *topic)
 {
@@ -122,6 +126,7 @@ leave(Relay *relay, OutboxTopic *topic)
 
 	stream->reader = outbox_reader_clone(relay->context, relay->main.reader);
 	outbox_window_move_topic(relay->main.window, stream->window, topic);
+	outbox_window_clear(stream->window);
 	trim(stream);
 }
 
@@ -148,6 +153,8 @@ relay_topic_trouble(Relay *relay, OutboxTopic *topic, OutboxTopicState state,
 	INSTR_TIME_SET_CURRENT(topic->tried);
 	if (topic->stream == NULL)
 		leave(relay, topic);
+	else
+		outbox_window_clear(topic->stream->window);
 	if (!again)
 	{
 		/* it grows until something of the topic is delivered */

@@ -198,17 +198,38 @@ fill_acked(Relay *relay, OutboxStoredPosition *position)
 	merge_ranges(position);
 }
 
-/* Where a stream stands. */
+/* Is a snapshot that of the stored position, or a later one? */
+static bool
+is_stored_or_later(const OutboxStream *stream, const OutboxSnapshot *s)
+{
+	return s->xmax > stream->stored_xmax ||
+		(s->xmax == stream->stored_xmax && s->nxip <= stream->stored_nxip);
+}
+
+/*
+ * Where a stream stands.  Of a batch that standbys don't have yet nothing is
+ * sent; and the position must not name its snapshot: then it is the one before
+ * the batch.
+ */
 static void
 stream_position(OutboxStream *stream, OutboxPosition *pos)
 {
 	OutboxWindow *window = stream->window;
+	OutboxBatch *batch = outbox_reader_batch(stream->reader);
 
 	outbox_window_pop(window);
 	if (outbox_window_is_empty(window))
 		outbox_reader_position(stream->reader, pos);
 	else
-		outbox_position_before(outbox_window_entry(window, window->first)->message, pos);
+	{
+		const OutboxMessage *first = outbox_window_entry(window, window->first)->message;
+
+		batch = first->batch;
+		outbox_position_before(first, pos);
+	}
+	if (batch != NULL && !outbox_lsn_replicated(pos->lsn) &&
+		is_stored_or_later(stream, batch->s1))
+		(void) outbox_position_before_batch(batch, pos);
 }
 
 /*

@@ -227,6 +227,14 @@ outbox_entry_clear(OutboxEntry *entry)
 }
 
 void
+outbox_window_clear(OutboxWindow *window)
+{
+	for (uint64 seq = window->first; seq < window->next; seq++)
+		if (outbox_window_entry(window, seq) != NULL)
+			outbox_entry_clear(outbox_window_entry(window, seq));
+}
+
+void
 outbox_entry_done(OutboxEntry *entry)
 {
 	if (entry->state == OUTBOX_ENTRY_REFUSED)

@@ -100,6 +100,7 @@ extern void outbox_entry_done(OutboxEntry *entry);
 extern void outbox_entry_queue(OutboxEntry *entry);
 extern void outbox_entry_suspect(OutboxEntry *entry);
 extern void outbox_entry_clear(OutboxEntry *entry);	/* of suspicion */
+extern void outbox_window_clear(OutboxWindow *window);	/* all of its entries */
 extern void outbox_entry_refuse(OutboxEntry *entry, const char *error, const char *reason);
 
 /* Free the entries that are done, oldest first. */

@@ -50,6 +50,14 @@ typedef enum PayloadFormat
 } PayloadFormat;
 
 static volatile sig_atomic_t stopped = 0;
+typedef struct Partition
+{
+	const char *topic;
+	int32_t		partition;
+	int64_t		high;			/* its end, when reading began */
+	bool		open;			/* not read to there yet */
+} Partition;
+
 static FILE *out;
 static PayloadFormat payload_format = PAYLOAD_HEX;
 static rd_kafka_t *rk;
@@ -57,6 +65,8 @@ static rd_kafka_queue_t *queue;
 static char **topics;
 static int	ntopics;
 static bool assigned[MAX_TOPICS];
+static Partition *partitions;
+static int	npartitions = 0;
 static int	open_partitions = 0;	/* not read to their end yet */
 static long nread = 0;
 
@@ -204,6 +214,43 @@ put_message(const rd_kafka_message_t *m, int64_t now)
 	fprintf(out, "\t%lld\n", (long long) now);
 }
 
+/* A partition that is read, up to where it ended when that began. */
+static void
+add_partition(const char *topic, int32_t partition)
+{
+	Partition  *p;
+	int64_t		low;
+
+	partitions = realloc(partitions, (npartitions + 1) * sizeof(Partition));
+	p = &partitions[npartitions++];
+	p->topic = topic;
+	p->partition = partition;
+	p->high = 0;
+	p->open = true;
+	open_partitions++;
+	for (int tries = 0; tries < 10; tries++)
+		if (!rd_kafka_query_watermark_offsets(rk, topic, partition, &low, &p->high, 5000))
+			return;
+	fail(topic, "no watermarks");
+}
+
+/* The library says "end" also where it only believes so: ask whether it is. */
+static void
+close_partition(const rd_kafka_message_t *m)
+{
+	for (int i = 0; i < npartitions; i++)
+	{
+		Partition  *p = &partitions[i];
+
+		if (p->open && p->partition == m->partition && m->offset >= p->high &&
+			strcmp(p->topic, rd_kafka_topic_name(m->rkt)) == 0)
+		{
+			p->open = false;
+			open_partitions--;
+		}
+	}
+}
+
 /* Starts to read what exists of the topics that are not read yet. */
 static void
 assign_topics(void)
@@ -224,7 +271,7 @@ assign_topics(void)
 			{
 				rd_kafka_consume_start_queue(rkt, t->partitions[p].id,
 											 RD_KAFKA_OFFSET_BEGINNING, queue);
-				open_partitions++;
+				add_partition(topics[i], t->partitions[p].id);
 				assigned[i] = true;
 			}
 			rd_kafka_metadata_destroy(md);
@@ -237,7 +284,7 @@ static void
 take(const rd_kafka_message_t *m, int64_t now)
 {
 	if (m->err == RD_KAFKA_RESP_ERR__PARTITION_EOF)
-		open_partitions--;
+		close_partition(m);
 	else if (m->err)
 		fprintf(stderr, "judge_consume: %s\n", rd_kafka_message_errstr(m));
 	else
