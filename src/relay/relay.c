@@ -44,7 +44,7 @@
 #define FETCH_MESSAGES		4096
 #define MAX_ENTRIES			131072	/* in the main window */
 #define PROMPT_MS			50		/* answers within it are prompt */
-#define PROMPT_BYTES		(64 * 1024 * 1024)	/* of the window meanwhile */
+#define PROMPT_BYTES		(3 * 1024 * 1024)	/* of the window meanwhile */
 #define POSITION_EVERY_MS	100
 #define STANDBY_POLL_MS		5
 #define BUSY_WAIT_MS		100
