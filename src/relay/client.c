@@ -203,7 +203,6 @@ relay_collect(Relay *relay)
 			return;
 		d.now = GetCurrentTimestamp();
 		INSTR_TIME_SET_CURRENT(d.moved);
-		relay->answered_at = d.moved;
 		for (int i = 0; i < n; i++)
 			take_report(relay, &reports[i], &d);
 		show_delivered(relay, &d);

@@ -53,7 +53,7 @@
 #define MAX_READING			16
 #define PROBE_EVERY_MS		1000
 #define STALLED_MS			1000	/* without an answer */
-#define OVERTAKEN_MS		50		/* others had answers for so long meanwhile */
+#define ALL_STALLED_MS		5000	/* ... nobody */
 #define MIN_BLOCK_MS		30000	/* until a refused message is tried again */
 #define MAX_BLOCK_MS		600000
 #define NEAR_IDS			131072	/* so little left that main may wait */
@@ -321,14 +321,22 @@ lagging_watch_head(Relay *relay)
 	INSTR_TIME_SET_CURRENT(relay->head_since);
 }
 
-/* Have answers come, for some time, for messages behind the oldest? */
+/*
+ * Has something behind the oldest message been answered before it?  Asked of the
+ * window, not of the time of the last answer: behind the second of two topics
+ * that are stuck all may have been answered before the first one left.
+ */
 static bool
-others_move(Relay *relay)
+is_overtaken(const OutboxWindow *window)
 {
-	instr_time	moved = relay->answered_at;
+	for (uint64 seq = window->first + 1; seq < window->next; seq++)
+	{
+		const OutboxEntry *entry = outbox_window_entry(window, seq);
 
-	INSTR_TIME_SUBTRACT(moved, relay->head_since);
-	return (int64) INSTR_TIME_GET_MILLISEC(moved) >= OVERTAKEN_MS;
+		if (entry != NULL && entry->state == OUTBOX_ENTRY_DONE)
+			return true;
+	}
+	return false;
 }
 
 /*
@@ -340,7 +348,9 @@ others_move(Relay *relay)
  * - Else a topic does that holds much of the window and is silent.  Each may
  *   hold a quarter of what the lagging ones before it have left, so that
  *   however many leave, something remains for the rest.
- * While no broker answers anybody, at most those leave that hold much.
+ * While no broker answers anybody, only those leave that hold much; for some
+ * seconds, as many may share the window, and behind them wait others whose broker
+ * is fine.
  */
 void
 lagging_find_stalled(Relay *relay)
@@ -348,20 +358,23 @@ lagging_find_stalled(Relay *relay)
 	OutboxWindow *window = relay->main.window;
 	OutboxTopic *topic;
 	Size		budget = (Size) outbox_relay_memory * 1024;
-	bool		overtaken = others_move(relay);
+	bool		all_leave;
 	int			pos = 0;
 
 	if (!relay->connected || relay->careful || outbox_window_is_empty(window) ||
 		relay_ms_since(relay->head_since) < STALLED_MS ||
 		outbox_window_entry(window, window->first)->state != OUTBOX_ENTRY_SENT)
 		return;
-	if (overtaken)
+	all_leave = is_overtaken(window) ||
+		(relay_ms_since(relay->head_since) >= ALL_STALLED_MS &&
+		 held_by_lagging(relay) <= budget);
+	if (all_leave)
 		leave_stalled(relay, outbox_window_entry(window, window->first)->topic);
 	while ((topic = topics_next(relay->windows->topics, &pos)) != NULL)
 	{
 		Size		held = Min(held_by_lagging(relay), budget);
 
-		if (is_silent(topic) && (overtaken || topic->bytes >= (budget - held) / 4))
+		if (is_silent(topic) && (all_leave || topic->bytes >= (budget - held) / 4))
 			leave_stalled(relay, topic);
 	}
 }

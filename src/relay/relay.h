@@ -87,7 +87,6 @@ typedef struct Relay
 	instr_time	stored_at;
 	uint64		head;			/* oldest message of the main window */
 	instr_time	head_since;
-	instr_time	answered_at;	/* last answer */
 	bool		probe_now;		/* topics in trouble are tried at once */
 } Relay;
 

@@ -19,7 +19,7 @@ $pg->create_server('events', $kafka, topics => "$run.*");
 # A backlog beyond memory: 30,000 messages of about 600 bytes each.
 $pg->sql("SELECT judge.publish_many('$missing', 15000, 50, 300)");
 $pg->wait_ok(lagging('events'), 'the missing topic lags', expect => '1');
-my $load = $pg->load(clients => 3, seconds => 6, script => <<END);
+my $load = $pg->load(clients => 3, seconds => 4, script => <<END);
 \\set k random(1, 20)
 \\set m random(1, 4)
 SELECT judge.publish_in_order(CASE WHEN :m = 1 THEN '$missing' ELSE '$fine' END, 'k' || :k);
@@ -31,11 +31,10 @@ my $n = $pg->sql("SELECT count(*) FROM judge.ledger WHERE topic = '$fine'");
 $pg->wait_ok("SELECT delivered = $n FROM outbox.relay_status", 'others are delivered meanwhile');
 is($pg->sql(q{SELECT outbox.flush('100ms')}), 'f', 'flush waits for the missing one');
 is($pg->sql('SELECT state FROM outbox.relay_status'), 'running', 'state');
-my ($error, $hint, $pending) = split /\|/,
-  $pg->sql('SELECT last_error, hint, pending_bytes > 5000000 FROM outbox.relay_status');
-like($error, qr/\Qtopic "$missing": \E.*Unknown topic/, 'last_error names it');
-like($hint, qr/^Create the topic/, 'hint');
-is($pending, 't', 'its backlog is pending');
+# the client library gives the topic some seconds to appear
+$pg->wait_ok('SELECT last_error, hint, pending_bytes > 5000000 FROM outbox.relay_status',
+	'relay_status names it, says what to do, and counts its backlog',
+	expect => qr/^\Qtopic "$missing": \E.*Unknown topic[^|]*\|Create the topic[^|]*\|t$/);
 
 # The relay ends, cleanly and not, while it lags.
 $pg->restart;
@@ -45,7 +44,7 @@ $n += 2000;
 $pg->wait_ok(q{SELECT delivered = 2000 FROM outbox.relay_status}, 'others are delivered');
 $pg->judge_ok($kafka, [$fine], 'a clean restart sends nothing of them twice');
 
-$load = $pg->load(clients => 3, seconds => 8, script => <<END);
+$load = $pg->load(clients => 3, seconds => 5, script => <<END);
 \\set k random(1, 20)
 \\set m random(1, 4)
 SELECT judge.publish_in_order(CASE WHEN :m = 1 THEN '$missing' ELSE '$fine' END, 'k' || :k);
