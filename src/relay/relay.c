@@ -14,8 +14,9 @@
  * synchronous standbys, there: what the database could still forget must not
  * be known outside.
  *
- * Its parts: client.c sends and takes answers, refused.c keeps dead letters,
- * lagging.c delivers topics in trouble on their own, stored.c keeps positions.
+ * Its parts: read.c reads the log, client.c sends and takes answers, refused.c
+ * keeps dead letters, lagging.c delivers topics in trouble on their own,
+ * stored.c keeps positions, figures.c shows all of it.
  *
  * Copyright (c) 2026, pg_outbox contributors
  *
@@ -41,10 +42,6 @@
 #include "utils/memutils.h"
 #include "utils/syscache.h"
 
-#define FETCH_MESSAGES		4096
-#define MAX_ENTRIES			131072	/* in the main window */
-#define PROMPT_MS			50		/* answers within it are prompt */
-#define PROMPT_BYTES		(3 * 1024 * 1024)	/* of the window meanwhile */
 #define POSITION_EVERY_MS	100
 #define STANDBY_POLL_MS		5
 #define BUSY_WAIT_MS		100
@@ -67,29 +64,6 @@ relay_ms_since(instr_time since)
 	INSTR_TIME_SET_CURRENT(now);
 	INSTR_TIME_SUBTRACT(now, since);
 	return (long) INSTR_TIME_GET_MILLISEC(now);
-}
-
-void
-relay_set_state(Relay *relay, OutboxRelayState state)
-{
-	SpinLockAcquire(&relay->slot->mutex);
-	relay->slot->state = state;
-	SpinLockRelease(&relay->slot->mutex);
-}
-
-void
-relay_set_error(Relay *relay, const char *text, const char *hint)
-{
-	TimestampTz now = GetCurrentTimestamp();
-
-	SpinLockAcquire(&relay->slot->mutex);
-	strlcpy(relay->slot->last_error, text, OUTBOX_ERROR_LEN);
-	strlcpy(relay->slot->last_hint, hint, sizeof(relay->slot->last_hint));
-	relay->slot->last_error_at = now;
-	SpinLockRelease(&relay->slot->mutex);
-	ereport(LOG,
-			(errmsg("pg_outbox server \"%s\": %s", relay->slot->server_name, text),
-			 hint[0] != '\0' ? errhint("%s", hint) : 0));
 }
 
 /*
@@ -187,149 +161,6 @@ load_transport(Relay *relay)
 					relay->transport->version())));
 }
 
-/* Does this stream get a message? */
-static bool
-wanted(void *arg, const char *topic, int topic_len, const char *target, uint64 id)
-{
-	OutboxStream *stream = arg;
-	Relay	   *relay = stream->relay;
-
-	if (target != NULL && strcmp(target, relay->server->name) != 0)
-		return false;
-	if (target == NULL && !router_wants(relay->router, topic, topic_len))
-	{
-		if (stream == &relay->main && router_is_unrouted(relay->router, topic, topic_len))
-			pg_atomic_fetch_add_u64(&relay->db->unrouted, 1);
-		return false;
-	}
-	if (relay->lagging == NIL)
-		return true;
-	else
-	{
-		OutboxTopic *known = topics_find(relay->windows->topics, topic, topic_len);
-
-		/* each message belongs to one stream */
-		return stream->topic == NULL ? known == NULL || known->stream == NULL :
-			known == stream->topic;
-	}
-}
-
-/* Read a piece of a stream's batch into its window. */
-void
-relay_stream_read(OutboxStream *stream, Size max_bytes)
-{
-	Relay	   *relay = stream->relay;
-
-	Assert(relay->nfetched == 0);
-	outbox_reader_fetch(stream->reader, relay->windows->context, relay->fetched,
-						&relay->nfetched, FETCH_MESSAGES, max_bytes, wanted, stream);
-	for (int i = 0; i < relay->nfetched; i++)
-		outbox_window_add(stream->window, relay->fetched[i],
-						  relay_is_acked(relay, relay->fetched[i]->id));
-	relay->nfetched = 0;
-}
-
-/*
- * Has the main window room for another piece?  While answers come promptly it
- * is kept small: what it holds is then still in the processor's caches when it
- * is answered, which saves a third of the CPU that a message costs here and in
- * the client library.  A broker that is far away, or silent, gets all.
- */
-static bool
-has_room(Relay *relay)
-{
-	OutboxWindow *window = relay->main.window;
-	Size		budget = (Size) outbox_relay_memory * 1024;
-	Size		reserved = lagging_reserved(relay);
-
-	/* something is always left for it, and a large message goes alone */
-	budget = Max(budget - Min(reserved, budget), budget / 16);
-	if (relay_ms_since(relay->head_since) < PROMPT_MS)
-		budget = Min(budget, PROMPT_BYTES);
-	return (window->bytes == 0 || window->bytes + FETCH_BYTES <= budget) &&
-		window->next - window->first <= MAX_ENTRIES - FETCH_MESSAGES;
-}
-
-/* Read what is new, as far as there is room; true when there is more. */
-static bool
-read_log(Relay *relay)
-{
-	OutboxReader *reader = relay->main.reader;
-	bool		more = lagging_read(relay);
-
-	lagging_watch_head(relay);
-	lagging_rejoin(relay);
-	if (outbox_reader_batch(reader) == NULL)
-	{
-		if (lagging_hold_main(relay) || !outbox_reader_begin(reader))
-			return more;
-
-		/*
-		 * Since we last looked, a server may have been altered and a message
-		 * published under its new patterns.  What the snapshot sees must not
-		 * be routed by older ones, so the next turn looks first.
-		 */
-		AcceptInvalidationMessages();
-		if (OUTBOX_RULE("reload-before-route") &&
-			pg_atomic_read_u32(&relay->slot->reload) != 0)
-			return true;
-	}
-	if (has_room(relay))
-	{
-		/* what comes into an empty window is its head from now on */
-		if (outbox_window_is_empty(relay->main.window))
-			INSTR_TIME_SET_CURRENT(relay->head_since);
-		relay_stream_read(&relay->main, FETCH_BYTES);
-	}
-	else
-		lagging_find_stalled(relay);
-	return more || (outbox_reader_batch(reader) != NULL && has_room(relay));
-}
-
-/* Show how things stand. */
-static void
-publish_figures(Relay *relay)
-{
-	OutboxRelaySlot *slot = relay->slot;
-	OutboxStream *stream = &relay->main;
-	ListCell   *lc = list_head(relay->lagging);
-	TimestampTz oldest = 0;
-	uint64		confirmed = PG_UINT64_MAX;
-	uint64		done_id = PG_UINT64_MAX;
-
-	for (;;)
-	{
-		OutboxWindow *window = stream->window;
-
-		if (outbox_window_is_empty(window))
-		{
-			confirmed = Min(confirmed, outbox_reader_confirmed(stream->reader));
-			done_id = Min(done_id, outbox_reader_next_id(stream->reader));
-		}
-		else
-		{
-			const OutboxMessage *first = outbox_window_entry(window, window->first)->message;
-
-			confirmed = Min(confirmed, first->batch->s1_count);
-			done_id = Min(done_id, first->id);
-			if (oldest == 0 || first->published < oldest)
-				oldest = first->published;
-		}
-		if (lc == NULL)
-			break;
-		stream = lfirst(lc);
-		lc = lnext(relay->lagging, lc);
-	}
-	pg_atomic_write_u64(&slot->confirmed_count, confirmed);
-	pg_atomic_write_u64(&slot->done_id, done_id);
-	pg_atomic_write_u64(&slot->in_flight, relay->windows->in_flight);
-	pg_atomic_write_u64(&slot->memory, relay->windows->bytes);
-	SpinLockAcquire(&slot->mutex);
-	slot->oldest_unacked = oldest;
-	slot->lagging = list_length(relay->lagging);
-	SpinLockRelease(&slot->mutex);
-}
-
 void
 relay_drop_wait_set(Relay *relay)
 {
@@ -384,7 +215,7 @@ paused_turn(Relay *relay)
 {
 	take_answers(relay);
 	(void) store_in_time(relay);
-	publish_figures(relay);
+	relay_show_figures(relay);
 	relay_set_state(relay, OUTBOX_STATE_PAUSED);
 	return relay->windows->in_flight > 0 ? BUSY_WAIT_MS : PAUSED_WAIT_MS;
 }
@@ -406,7 +237,7 @@ relay_turn(Relay *relay)
 	if (relay->server->core.paused)
 		return paused_turn(relay);
 	load_transport(relay);
-	more = read_log(relay);
+	more = relay_read_log(relay);
 	if (relay_client_ensure(relay))
 	{
 		relay_keep_refused(relay);
@@ -423,7 +254,7 @@ relay_turn(Relay *relay)
 			more = true;
 	}
 	to_store = store_in_time(relay);
-	publish_figures(relay);
+	relay_show_figures(relay);
 	if (more)
 		return 0;
 	if (waits_for_standby)

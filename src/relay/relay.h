@@ -121,13 +121,20 @@ extern bool relay_positions_load(Relay *relay);
 extern bool relay_positions_store(Relay *relay, bool last);
 extern bool relay_is_acked(Relay *relay, uint64 id);
 
-/* relay.c */
-extern void relay_set_state(Relay *relay, OutboxRelayState state);
-extern void relay_set_error(Relay *relay, const char *text, const char *hint);
-extern long relay_ms_since(instr_time since);
-extern void relay_drop_wait_set(Relay *relay);
+/* read.c */
+extern bool relay_read_log(Relay *relay);
 extern void relay_stream_read(OutboxStream *stream, Size max_bytes);
 
+/* figures.c */
+extern void relay_set_state(Relay *relay, OutboxRelayState state);
+extern void relay_set_error(Relay *relay, const char *text, const char *hint);
+extern void relay_show_figures(Relay *relay);
+
+/* relay.c */
+extern long relay_ms_since(instr_time since);
+extern void relay_drop_wait_set(Relay *relay);
+
+#define FETCH_MESSAGES		4096
 #define FETCH_BYTES			(1024 * 1024)
 
 #endif							/* OUTBOX_RELAY_H */

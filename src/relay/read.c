@@ -1,0 +1,112 @@
+/*-------------------------------------------------------------------------
+ *
+ * read.c
+ *	  From the log into the windows.
+ *
+ * A piece at a time, as far as memory allows.  Routing happens here: what a
+ * server does not want is not even copied.
+ *
+ * Copyright (c) 2026, pg_outbox contributors
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "fault.h"
+#include "guc.h"
+#include "relay/relay.h"
+#include "utils/inval.h"
+
+#define MAX_ENTRIES		131072	/* in the main window */
+
+/* Does this stream get a message? */
+static bool
+wanted(void *arg, const char *topic, int topic_len, const char *target, uint64 id)
+{
+	OutboxStream *stream = arg;
+	Relay	   *relay = stream->relay;
+
+	if (target != NULL && strcmp(target, relay->server->name) != 0)
+		return false;
+	if (target == NULL && !router_wants(relay->router, topic, topic_len))
+	{
+		if (stream == &relay->main && router_is_unrouted(relay->router, topic, topic_len))
+			pg_atomic_fetch_add_u64(&relay->db->unrouted, 1);
+		return false;
+	}
+	if (relay->lagging == NIL)
+		return true;
+	else
+	{
+		OutboxTopic *known = topics_find(relay->windows->topics, topic, topic_len);
+
+		/* each message belongs to one stream */
+		return stream->topic == NULL ? known == NULL || known->stream == NULL :
+			known == stream->topic;
+	}
+}
+
+/* Read a piece of a stream's batch into its window. */
+void
+relay_stream_read(OutboxStream *stream, Size max_bytes)
+{
+	Relay	   *relay = stream->relay;
+
+	Assert(relay->nfetched == 0);
+	outbox_reader_fetch(stream->reader, relay->windows->context, relay->fetched,
+						&relay->nfetched, FETCH_MESSAGES, max_bytes, wanted, stream);
+	for (int i = 0; i < relay->nfetched; i++)
+		outbox_window_add(stream->window, relay->fetched[i],
+						  relay_is_acked(relay, relay->fetched[i]->id));
+	relay->nfetched = 0;
+}
+
+/* Has the main window room for another piece? */
+static bool
+has_room(Relay *relay)
+{
+	OutboxWindow *window = relay->main.window;
+	Size		budget = (Size) outbox_relay_memory * 1024;
+	Size		reserved = lagging_reserved(relay);
+
+	/* something is always left for it, and a large message goes alone */
+	budget = Max(budget - Min(reserved, budget), budget / 16);
+	return (window->bytes == 0 || window->bytes + FETCH_BYTES <= budget) &&
+		window->next - window->first <= MAX_ENTRIES - FETCH_MESSAGES;
+}
+
+/* Read what is new, as far as there is room; true when there is more. */
+bool
+relay_read_log(Relay *relay)
+{
+	OutboxReader *reader = relay->main.reader;
+	bool		more = lagging_read(relay);
+
+	lagging_watch_head(relay);
+	lagging_rejoin(relay);
+	if (outbox_reader_batch(reader) == NULL)
+	{
+		if (lagging_hold_main(relay) || !outbox_reader_begin(reader))
+			return more;
+
+		/*
+		 * Since we last looked, a server may have been altered and a message
+		 * published under its new patterns.  What the snapshot sees must not
+		 * be routed by older ones, so the next turn looks first.
+		 */
+		AcceptInvalidationMessages();
+		if (OUTBOX_RULE("reload-before-route") &&
+			pg_atomic_read_u32(&relay->slot->reload) != 0)
+			return true;
+	}
+	if (has_room(relay))
+	{
+		/* what comes into an empty window is its head from now on */
+		if (outbox_window_is_empty(relay->main.window))
+			INSTR_TIME_SET_CURRENT(relay->head_since);
+		relay_stream_read(&relay->main, FETCH_BYTES);
+	}
+	else
+		lagging_find_stalled(relay);
+	return more || (outbox_reader_batch(reader) != NULL && has_room(relay));
+}
