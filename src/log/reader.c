@@ -47,6 +47,7 @@
 #include "fault.h"
 #include "log/lane.h"
 #include "log/merge.h"
+#include "log/open_list.h"
 #include "log/reader.h"
 #include "log/snapshot.h"
 #include "log/wal.h"
@@ -58,16 +59,6 @@
 
 /* How often a round looks at ids alone, see nothing_new(). */
 #define IDS_ONLY_MS		1000
-
-/* A transaction that S1 does not decide, and where its rows are. */
-typedef struct OpenXact
-{
-	uint64		xid;
-	uint64		lowest;
-	uint64		highest;
-	uint32		lanes;			/* a bit each */
-	bool		ended;			/* in the s2 of the round under way */
-} OpenXact;
 
 struct OutboxReader
 {
@@ -82,9 +73,7 @@ struct OutboxReader
 	bool		has_count;
 	uint64		publish_count;	/* as read before the last s2 */
 	instr_time	begun_at;		/* start of the last round */
-	OpenXact   *open;
-	int			nopen;
-	int			open_allocated;
+	OutboxOpenList open;
 	HTAB	   *first_ids;
 
 	/* the batch under way */
@@ -144,7 +133,7 @@ add_range(OutboxReader *reader, int lane, uint64 from, uint64 to)
 		return;
 	if (r->ranges == NULL)
 		r->ranges = MemoryContextAlloc(reader->range_context,
-									   (reader->nopen + 1) * sizeof(OutboxRange));
+									   (reader->open.n + 1) * sizeof(OutboxRange));
 	r->ranges[r->n].from = from;
 	r->ranges[r->n].to = to;
 	r->n++;
@@ -212,12 +201,7 @@ outbox_reader_clone(MemoryContext parent, OutboxReader *reader)
 	clone->last_count = reader->last_count;
 	clone->next_from = reader->next_from;
 	clone->next_end = reader->next_end;
-	if (reader->nopen > 0)
-	{
-		clone->open = palloc(reader->nopen * sizeof(OpenXact));
-		memcpy(clone->open, reader->open, reader->nopen * sizeof(OpenXact));
-		clone->nopen = clone->open_allocated = reader->nopen;
-	}
+	open_list_copy(&clone->open, &reader->open);
 	MemoryContextSwitchTo(old);
 	if (reader->batch != NULL)
 	{
@@ -241,18 +225,6 @@ outbox_reader_clone(MemoryContext parent, OutboxReader *reader)
 	return clone;
 }
 
-/* The lowest id that the open list still waits for. */
-static uint64
-lowest_open(const OutboxReader *reader)
-{
-	uint64		lowest = PG_UINT64_MAX;
-
-	for (int i = 0; i < reader->nopen; i++)
-		if (!reader->open[i].ended)
-			lowest = Min(lowest, reader->open[i].lowest);
-	return lowest;
-}
-
 /* The position when everything fetched so far is done. */
 void
 outbox_reader_position(OutboxReader *reader, OutboxPosition *pos)
@@ -269,7 +241,7 @@ outbox_reader_position(OutboxReader *reader, OutboxPosition *pos)
 	{
 		pos->s1 = outbox_snapshot_copy(reader->last);
 		pos->s2 = outbox_snapshot_copy(reader->last);
-		pos->low = Min(lowest_open(reader), reader->from);
+		pos->low = Min(open_list_lowest(&reader->open), reader->from);
 		pos->cursor = reader->from - 1;
 		pos->lsn = reader->last_lsn;
 	}
@@ -291,25 +263,6 @@ outbox_position_before(const OutboxMessage *message, OutboxPosition *pos)
 	pos->cursor = message->id - 1;
 	pos->low = Min(message->batch->undecided, message->id);
 	pos->lsn = message->batch->lsn;
-}
-
-/*
- * Has a transaction of the open list ended?  Asked of a snapshot, so that ids
- * are compared in all of their 64 bits: after a long outage one may be older
- * than what pg_xact still knows.
- */
-static bool
-any_open_ended(const OutboxReader *reader)
-{
-	OutboxSnapshot *now;
-
-	if (reader->nopen == 0)
-		return false;
-	now = outbox_snapshot_from(GetTransactionSnapshot());
-	for (int i = 0; i < reader->nopen; i++)
-		if (outbox_snapshot_contains(now, reader->open[i].xid))
-			return true;
-	return false;
 }
 
 /* The position before all of a batch; false when it is not known. */
@@ -337,7 +290,7 @@ nothing_new(OutboxReader *reader, OutboxDb *db, uint64 count)
 	instr_time	elapsed;
 
 	if (!reader->has_count || count != reader->publish_count ||
-		any_open_ended(reader))
+		open_list_any_ended(&reader->open))
 		return false;
 	if (outbox_atomic_read(&db->next_id) == reader->from)
 		return true;
@@ -361,28 +314,17 @@ touch_lanes(OutboxDb *db)
 static void
 take_ended(OutboxReader *reader, const OutboxSnapshot *s2)
 {
-	for (int i = 0; i < reader->nopen; i++)
+	open_list_mark_ended(&reader->open, s2);
+	if (!OUTBOX_RULE("open-list"))
+		return;
+	for (int i = 0; i < reader->open.n; i++)
 	{
-		OpenXact   *open = &reader->open[i];
+		const OpenXact *open = &reader->open.xacts[i];
 
-		open->ended = outbox_snapshot_contains(s2, open->xid);
-		if (!open->ended || !OUTBOX_RULE("open-list"))
-			continue;
-		for (int lane = 0; lane < OUTBOX_LANES; lane++)
+		for (int lane = 0; open->ended && lane < OUTBOX_LANES; lane++)
 			if (open->lanes & (1U << lane))
 				add_range(reader, lane, open->lowest, open->highest);
 	}
-}
-
-static void
-drop_ended(OutboxReader *reader)
-{
-	int			n = 0;
-
-	for (int i = 0; i < reader->nopen; i++)
-		if (!reader->open[i].ended)
-			reader->open[n++] = reader->open[i];
-	reader->nopen = n;
 }
 
 /* Where the ranges of a round begin: no row before is wanted in it. */
@@ -406,7 +348,7 @@ lowest_range(const OutboxReader *reader, uint64 none)
 static void
 begin_batch(OutboxReader *reader, const OutboxSnapshot *s2, uint64 c, uint64 e)
 {
-	uint64		s1_low = Min(lowest_open(reader), reader->from);
+	uint64		s1_low = Min(open_list_lowest(&reader->open), reader->from);
 
 	reset_ranges(reader);
 	take_ended(reader, s2);
@@ -424,7 +366,7 @@ begin_batch(OutboxReader *reader, const OutboxSnapshot *s2, uint64 c, uint64 e)
 	reader->next_from = c;
 	reader->next_end = e;
 	reader->next = lowest_range(reader, c);
-	reader->batch->undecided = Min(lowest_open(reader), c);
+	reader->batch->undecided = Min(open_list_lowest(&reader->open), c);
 }
 
 /* Begin a round, see the banner. */
@@ -492,36 +434,6 @@ outbox_reader_follow(OutboxReader *reader, const OutboxReader *leader)
 	return true;
 }
 
-/* Put a row that s2 does not decide on the open list. */
-static void
-track(OutboxReader *reader, int lane, const OutboxRow *row)
-{
-	OpenXact   *open = NULL;
-
-	for (int i = reader->nopen - 1; i >= 0 && open == NULL; i--)
-		if (reader->open[i].xid == row->xid)
-			open = &reader->open[i];
-	if (open == NULL)
-	{
-		if (reader->nopen == reader->open_allocated)
-		{
-			reader->open_allocated = Max(64, reader->open_allocated * 2);
-			reader->open = reader->open ?
-				repalloc(reader->open, reader->open_allocated * sizeof(OpenXact)) :
-				MemoryContextAlloc(reader->context, reader->open_allocated * sizeof(OpenXact));
-		}
-		open = &reader->open[reader->nopen++];
-		open->xid = row->xid;
-		open->lowest = open->highest = row->id;
-		open->lanes = 0;
-		open->ended = false;
-	}
-	open->lowest = Min(open->lowest, row->id);
-	open->highest = Max(open->highest, row->id);
-	open->lanes |= 1U << lane;
-	reader->batch->undecided = Min(reader->batch->undecided, row->id);
-}
-
 /* Is a row of this batch?  Those that s2 leaves open are tracked. */
 static OutboxVerdict
 judge_row(void *arg, int lane, const OutboxRow *row)
@@ -541,7 +453,10 @@ judge_row(void *arg, int lane, const OutboxRow *row)
 		return row->visible ? OUTBOX_TAKE : OUTBOX_SKIP;
 	if (reader->cached_undecided &&
 		row->id >= reader->track_from && row->id < reader->track_to)
-		track(reader, lane, row);
+	{
+		open_list_track(&reader->open, reader->context, lane, row);
+		reader->batch->undecided = Min(reader->batch->undecided, row->id);
+	}
 	return OUTBOX_SKIP;
 }
 
@@ -552,7 +467,7 @@ finish_batch(OutboxReader *reader)
 	MemoryContext old = MemoryContextSwitchTo(reader->context);
 	OutboxSnapshot *s2 = outbox_snapshot_copy(reader->batch->s2);
 
-	drop_ended(reader);
+	open_list_drop_ended(&reader->open);
 	pfree(reader->last);
 	reader->last = s2;
 	reader->from = reader->next_from;
@@ -581,7 +496,7 @@ outbox_reader_last(OutboxReader *reader)
 int
 outbox_reader_open_count(OutboxReader *reader)
 {
-	return reader->nopen;
+	return reader->open.n;
 }
 #endif
 
