@@ -22,19 +22,10 @@ work=$(mktemp -d "${TMPDIR:-/tmp}/pg_outbox-build.XXXXXX")
 chmod 755 "$work"
 trap 'rm -rf "$work"' EXIT
 
-# The first URI of the machine's apt sources that serves Debian itself.
-mirror() {
-	{
-		sed -n 's/^URIs: *\([^ ]*\).*/\1/p' /etc/apt/sources.list.d/*.sources || true
-		sed -n 's/^deb  *\(\[[^]]*\]  *\)\{0,1\}\([^ ]*\) .*/\2/p' \
-			/etc/apt/sources.list /etc/apt/sources.list.d/*.list || true
-	} 2>/dev/null | grep -E '/debian/?$' | head -1
-}
-
 private_apt() {
 	apt=$work/apt
 	mkdir -p "$apt/lists/partial" "$apt/cache/archives/partial" "$apt/parts"
-	base=$(mirror)
+	base=$(debian_mirror)
 	base=${base%/}
 	case $1 in
 		*-security) base=$base-security ;;

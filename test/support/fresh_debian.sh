@@ -14,7 +14,8 @@ as=root
 dir=$1
 shift
 tree=$(cd "$(dirname "$0")/../.." && pwd)
-mirror=${DEBIAN_MIRROR:-http://deb.debian.org/debian}
+. "$tree/test/support/versions.sh"
+mirror=${DEBIAN_MIRROR:-$(debian_mirror)}
 
 command -v debootstrap >/dev/null || apt-get install -q -y debootstrap
 [ -e "$dir/etc/debian_version" ] ||

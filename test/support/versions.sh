@@ -31,3 +31,12 @@ pgnext_config() {
 	done
 	return 1
 }
+
+# The first URI of the machine's apt sources that serves Debian itself.
+debian_mirror() {
+	{
+		sed -n 's/^URIs: *\([^ ]*\).*/\1/p' /etc/apt/sources.list.d/*.sources || true
+		sed -n 's/^deb  *\(\[[^]]*\]  *\)\{0,1\}\([^ ]*\) .*/\2/p' \
+			/etc/apt/sources.list /etc/apt/sources.list.d/*.list || true
+	} 2>/dev/null | grep -E '/debian/?$' | head -1
+}
