@@ -141,6 +141,15 @@ lagging_restore(Relay *relay, const char *name, const OutboxPosition *pos)
 	return stream;
 }
 
+static void
+show_trouble(Relay *relay, const OutboxTopic *topic, const char *text, const char *hint)
+{
+	char		line[OUTBOX_ERROR_LEN];
+
+	snprintf(line, sizeof(line), "topic \"%s\": %s", topic->name, text);
+	relay_set_error(relay, line, hint);
+}
+
 /* Note that a topic is in trouble; its messages wait. */
 void
 relay_topic_trouble(Relay *relay, OutboxTopic *topic, OutboxTopicState state,
@@ -162,8 +171,7 @@ relay_topic_trouble(Relay *relay, OutboxTopic *topic, OutboxTopicState state,
 			Min(topic->retry_ms * 2, MAX_BLOCK_MS) : MIN_BLOCK_MS;
 		INSTR_TIME_SET_CURRENT(topic->since);
 		topic->given_up = false;
-		relay_set_error(relay, psprintf("topic \"%s\": %s", topic->name, error->text),
-						error->hint);
+		show_trouble(relay, topic, error->text, error->hint);
 	}
 }
 
@@ -298,8 +306,8 @@ lagging_reserved(Relay *relay)
 static void
 leave_stalled(Relay *relay, OutboxTopic *topic)
 {
-	relay_set_error(relay, psprintf("topic \"%s\": no answer from its brokers", topic->name),
-					"It is delivered on its own until it has caught up.");
+	show_trouble(relay, topic, "no answer from its brokers",
+				 "It is delivered on its own until it has caught up.");
 	leave(relay, topic);
 }
 
