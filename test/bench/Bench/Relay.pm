@@ -73,7 +73,9 @@ sub drain_once
 	my $cpu = $pg->cpu_seconds($pid);
 	my $peak = $peak_of->();
 	my $arrived = $kafka->count($topic);
-	die "$n messages were delivered, but there are $arrived records\n" if $arrived != $n;
+	die "$n messages were delivered, but there are $arrived records; delivered, dead: "
+	  . $pg->sql($dbname, 'SELECT delivered, dead FROM outbox.relay_status') . "\n"
+	  if $arrived != $n;
 
 	# freed before the next round, so that each reads its own messages only
 	$pg->wait_for($dbname, 'SELECT sum(pg_relation_size(relid)) < 64 * 1024 * 1024 FROM outbox.segments', 60);
