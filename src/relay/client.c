@@ -345,6 +345,7 @@ void
 relay_client_close(Relay *relay, bool wait)
 {
 	OutboxTransportStatus status;
+	OutboxClient *client;
 
 	if (relay->client == NULL)
 		return;
@@ -367,12 +368,15 @@ relay_client_close(Relay *relay, bool wait)
 		drain(relay, PURGE_TIMEOUT_MS);
 	}
 	relay_drop_wait_set(relay);
-	if (!relay->transport->close(relay->client, CLOSE_TIMEOUT_MS))
+
+	/* also when it fails it is not ours any more: nobody may close it twice */
+	client = relay->client;
+	relay->client = NULL;
+	if (!relay->transport->close(client, CLOSE_TIMEOUT_MS))
 		ereport(FATAL,
 				(errcode(ERRCODE_INTERNAL_ERROR),
 				 errmsg("the client library of server \"%s\" could not be stopped in time",
 						relay->server->name_local)));
-	relay->client = NULL;
 	relay->connected = false;
 	outbox_window_rewind(relay->main.window);
 	for (int i = 0; i < list_length(relay->lagging); i++)
