@@ -33,6 +33,7 @@
 #include "catalog/pg_type.h"
 #include "compat.h"
 #include "executor/spi.h"
+#include "fault.h"
 #include "log/position.h"
 #include "log/snapshot.h"
 #include "miscadmin.h"
@@ -204,8 +205,11 @@ outbox_positions_load(Oid serverid, int64 *n)
 	StartTransactionCommand();
 	PushActiveSnapshot(GetTransactionSnapshot());
 	SPI_connect();
-	execute("SELECT DISTINCT ON (topic) n, s1, s2, cursor, low, topic, acked"
-			" FROM outbox.position_log WHERE server = $1 ORDER BY topic NULLS FIRST, n DESC",
+	execute(OUTBOX_RULE("position-highest") ?
+			"SELECT DISTINCT ON (topic) n, s1, s2, cursor, low, topic, acked"
+			" FROM outbox.position_log WHERE server = $1 ORDER BY topic NULLS FIRST, n DESC" :
+			"SELECT DISTINCT ON (topic) n, s1, s2, cursor, low, topic, acked"
+			" FROM outbox.position_log WHERE server = $1 ORDER BY topic NULLS FIRST, n",
 			1, types, args, NULL, SPI_OK_SELECT);
 	for (uint64 i = 0; i < SPI_processed; i++)
 	{
@@ -254,23 +258,30 @@ outbox_position_highest_low(void)
 	return low;
 }
 
-/* Give the table a new file that holds only the latest row of each. */
-static void
-rewrite_latest(Oid relid)
+/*
+ * The latest row of each server and topic, as a snapshot of this moment sees
+ * them.
+ */
+static SPITupleTable *
+read_latest(void)
 {
-	Relation	rel;
-	SPITupleTable *latest;
-	uint64		n;
-
+	PushActiveSnapshot(GetLatestSnapshot());
 	execute("SELECT DISTINCT ON (server, topic) * FROM outbox.position_log"
 			" ORDER BY server, topic, n DESC",
 			0, NULL, NULL, NULL, SPI_OK_SELECT);
-	latest = SPI_tuptable;
-	n = SPI_processed;
-	rel = table_open(relid, AccessExclusiveLock);
+	PopActiveSnapshot();
+	return SPI_tuptable;
+}
+
+/* Give the table a new file that holds only these rows. */
+static void
+rewrite(Oid relid, SPITupleTable *latest)
+{
+	Relation	rel = table_open(relid, AccessExclusiveLock);
+
 	outbox_new_relfilenumber(rel);
 	CommandCounterIncrement();
-	for (uint64 i = 0; i < n; i++)
+	for (uint64 i = 0; i < latest->numvals; i++)
 	{
 		HeapTuple	row = heap_copytuple(latest->vals[i]);
 
@@ -279,6 +290,20 @@ rewrite_latest(Oid relid)
 	}
 	pgstat_count_truncate(rel);
 	table_close(rel, NoLock);
+}
+
+/*
+ * Have the table alone, if nobody uses it: who waits for it makes relays wait
+ * behind himself.
+ */
+static bool
+lock_alone(Oid relid)
+{
+	OUTBOX_FAULT("compact-before-lock");
+	if (OUTBOX_RULE("compact-never-waits"))
+		return ConditionalLockRelationOid(relid, AccessExclusiveLock);
+	LockRelationOid(relid, AccessExclusiveLock);
+	return true;
 }
 
 /*
@@ -298,13 +323,16 @@ outbox_position_compact(void)
 	rel = table_open(relid, AccessShareLock);
 	bytes = (uint64) RelationGetNumberOfBlocks(rel) * BLCKSZ;
 	table_close(rel, AccessShareLock);
-	if (bytes >= COMPACT_BYTES && ConditionalLockRelationOid(relid, AccessExclusiveLock))
+	if (bytes >= COMPACT_BYTES)
 	{
-		PushActiveSnapshot(GetLatestSnapshot());
+		SPITupleTable *latest = NULL;
+
 		SPI_connect();
-		rewrite_latest(relid);
+		if (!OUTBOX_RULE("compact-lock-first"))
+			latest = read_latest();
+		if (lock_alone(relid))
+			rewrite(relid, latest != NULL ? latest : read_latest());
 		SPI_finish();
-		PopActiveSnapshot();
 	}
 	CommitTransactionCommand();
 }

@@ -80,6 +80,7 @@ relay_exit(int code, Datum arg)
 	my_slot->pid = 0;
 	LWLockRelease(&outbox_shared->lock);
 	outbox_wake_keeper(MyDatabaseId);
+	OUTBOX_FAULT("relay-leaving");
 }
 
 static void
@@ -203,7 +204,9 @@ take_answers(Relay *relay)
 static bool
 store_in_time(Relay *relay)
 {
-	if (relay_ms_since(relay->stored_at) < POSITION_EVERY_MS)
+	if (!OUTBOX_RULE("position-in-time") ||
+		(OUTBOX_RULE("position-seldom") &&
+		 relay_ms_since(relay->stored_at) < POSITION_EVERY_MS))
 		return true;
 	INSTR_TIME_SET_CURRENT(relay->stored_at);
 	return !relay_positions_store(relay, false);
@@ -278,7 +281,8 @@ lock_server(Relay *relay)
 	LOCKTAG		tag;
 
 	SET_LOCKTAG_ADVISORY(tag, MyDatabaseId, 0, relay->serverid, SERVER_LOCK_CLASS);
-	while (LockAcquire(&tag, ExclusiveLock, true, true) == LOCKACQUIRE_NOT_AVAIL)
+	while (OUTBOX_RULE("server-lock") &&
+		   LockAcquire(&tag, ExclusiveLock, true, true) == LOCKACQUIRE_NOT_AVAIL)
 	{
 		outbox_worker_wait(BUSY_WAIT_MS, "OutboxRelayLock");
 		if (must_stop(relay))
@@ -410,7 +414,8 @@ finish(Relay *relay)
 	relay_client_close(relay, true);
 	relay_keep_refused(relay);
 	INSTR_TIME_SET_CURRENT(start);
-	while (!relay_positions_store(relay, true) && relay_ms_since(start) < STOP_STANDBY_MS)
+	while (OUTBOX_RULE("position-at-stop") &&
+		   !relay_positions_store(relay, true) && relay_ms_since(start) < STOP_STANDBY_MS)
 	{
 		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
 						 STANDBY_POLL_MS, outbox_wait_event("OutboxRelayStandby"));

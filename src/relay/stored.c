@@ -113,6 +113,8 @@ relay_positions_load(Relay *relay)
 			found = true;
 		}
 	}
+	if (!OUTBOX_RULE("position-numbers"))
+		relay->position_n = 0;
 	MemoryContextSwitchTo(old);
 	MemoryContextReset(relay->scratch);
 	return found;
@@ -243,7 +245,7 @@ add_moved(List **list, OutboxStream *stream, bool anyway)
 	OutboxPosition *pos = &position->pos;
 
 	stream_position(stream, pos);
-	if (stream->stored && !anyway &&
+	if (stream->stored && !anyway && OUTBOX_RULE("position-when-moved") &&
 		pos->cursor == stream->stored_cursor && pos->low == stream->stored_low &&
 		pos->s2->xmax == stream->stored_xmax && pos->s2->nxip == stream->stored_nxip)
 		return true;
@@ -317,7 +319,7 @@ relay_positions_store(Relay *relay, bool last)
 	foreach(lc, relay->lagging)
 		together = together || !((OutboxStream *) lfirst(lc))->stored;
 	safe = add_moved(&positions, &relay->main, together);
-	if (positions != NIL && last)
+	if (positions != NIL && last && OUTBOX_RULE("position-with-acked"))
 		fill_acked(relay, linitial(positions));
 	foreach(lc, relay->lagging)
 		safe = add_moved(&positions, lfirst(lc), false) && safe;
