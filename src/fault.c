@@ -71,6 +71,10 @@ outbox_fault(const char *name)
 		ereport(ERROR,
 				(errcode(ERRCODE_INTERNAL_ERROR),
 				 errmsg("fault point \"%s\"", name)));
+	else if (strncmp(action, "fatal", 5) == 0)
+		ereport(FATAL,
+				(errcode(ERRCODE_INTERNAL_ERROR),
+				 errmsg("fault point \"%s\"", name)));
 	else if (strncmp(action, "lock:", 5) == 0)
 		wait_for_advisory_lock(atoi(action + 5));
 	else if (strncmp(action, "wait", 4) == 0)

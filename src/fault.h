@@ -5,9 +5,9 @@
  *
  * A test build (OUTBOX_FAULT_POINTS) has the setting outbox.fault, a comma
  * separated list of name=action.  At OUTBOX_FAULT("name") the action "error"
- * raises, "crash" kills the process like SIGKILL, "wait" waits until the name
- * is gone from the list by a reload, "lock:N" waits for pg_advisory_lock(N) of
- * another session.  OUTBOX_RULE("name") is true unless the list has
+ * raises, "fatal" ends the process, "crash" kills it like SIGKILL, "wait" waits
+ * until the name is gone from the list by a reload, "lock:N" waits for
+ * pg_advisory_lock(N) of another session.  OUTBOX_RULE("name") is true unless the list has
  * name=off: it switches a rule of the log off, to see that a test notices.
  * In other builds both cost nothing.
  *

@@ -23,11 +23,15 @@
  */
 #include "postgres.h"
 
+#include <unistd.h>
+
 #include "compat.h"
+#include "fault.h"
 #include "guc.h"
 #include "log/wal.h"
 #include "miscadmin.h"
 #include "relay/relay.h"
+#include "storage/ipc.h"
 #include "utils/memutils.h"
 #include "utils/timestamp.h"
 
@@ -336,6 +340,36 @@ drain(Relay *relay, long timeout_ms)
 }
 
 /*
+ * Exit handlers of libraries take away what the client library's threads use
+ * (OpenSSL's does), and a worker that crashes takes the whole cluster with it.
+ * PostgreSQL's own part of the exit is done by now, or nothing of it is left
+ * that matters to others.
+ */
+static void
+exit_beside_threads(int code, Datum arg)
+{
+	_exit(code);
+}
+
+/*
+ * Close a client.  It is not ours any more, also when it fails: nobody may
+ * close it twice.  False when its library could not be stopped in time: the
+ * process has to end, and does so without disturbing what still runs.
+ */
+bool
+relay_client_destroy(Relay *relay, int timeout_ms)
+{
+	OutboxClient *client = relay->client;
+	bool		in_time = OUTBOX_RULE("client-stops");
+
+	relay->client = NULL;
+	if (relay->transport->close(client, in_time ? timeout_ms : 0) && in_time)
+		return true;
+	on_proc_exit(exit_beside_threads, (Datum) 0);
+	return false;
+}
+
+/*
  * Close the client.  With wait, all that it has is waited for, so that nothing
  * is sent twice; else only what is on its way, not for long.  What is without an
  * answer then is sent again later.  Nothing is waited for where no broker was
@@ -345,7 +379,6 @@ void
 relay_client_close(Relay *relay, bool wait)
 {
 	OutboxTransportStatus status;
-	OutboxClient *client;
 
 	if (relay->client == NULL)
 		return;
@@ -368,11 +401,7 @@ relay_client_close(Relay *relay, bool wait)
 		drain(relay, PURGE_TIMEOUT_MS);
 	}
 	relay_drop_wait_set(relay);
-
-	/* also when it fails it is not ours any more: nobody may close it twice */
-	client = relay->client;
-	relay->client = NULL;
-	if (!relay->transport->close(client, CLOSE_TIMEOUT_MS))
+	if (!relay_client_destroy(relay, CLOSE_TIMEOUT_MS))
 		ereport(FATAL,
 				(errcode(ERRCODE_INTERNAL_ERROR),
 				 errmsg("the client library of server \"%s\" could not be stopped in time",

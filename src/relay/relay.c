@@ -74,7 +74,7 @@ static void
 relay_exit(int code, Datum arg)
 {
 	if (my_relay != NULL && my_relay->client != NULL)
-		(void) my_relay->transport->close(my_relay->client, EXIT_CLOSE_MS);
+		(void) relay_client_destroy(my_relay, EXIT_CLOSE_MS);
 	LWLockAcquire(&outbox_shared->lock, LW_EXCLUSIVE);
 	my_slot->proc = NULL;
 	my_slot->pid = 0;

@@ -93,6 +93,7 @@ typedef struct Relay
 /* client.c */
 extern bool relay_client_ensure(Relay *relay);
 extern void relay_client_close(Relay *relay, bool drain);
+extern bool relay_client_destroy(Relay *relay, int timeout_ms);
 extern void relay_client_check(Relay *relay);
 extern void relay_collect(Relay *relay);
 extern bool relay_send(Relay *relay);
