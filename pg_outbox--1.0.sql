@@ -365,6 +365,12 @@ COMMENT ON FUNCTION outbox.require_server(name) IS
 	'internal: raises unless there is such a server of the outbox';
 REVOKE ALL ON FUNCTION outbox.require_server(name) FROM PUBLIC;
 
+CREATE FUNCTION outbox.keep_server_name(server name) RETURNS void
+	AS 'MODULE_PATHNAME', 'outbox_keep_server_name' LANGUAGE C STRICT PARALLEL UNSAFE;
+COMMENT ON FUNCTION outbox.keep_server_name(name) IS
+	'internal: the server is not renamed or dropped until the transaction ends';
+REVOKE ALL ON FUNCTION outbox.keep_server_name(name) FROM PUBLIC;
+
 CREATE FUNCTION outbox.set_server_option(server name, option text, value text)
 	RETURNS void LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
@@ -428,6 +434,7 @@ CREATE FUNCTION outbox.redrive(server name, ids bigint[] DEFAULT NULL, topic tex
 DECLARE
 	redriven bigint;
 BEGIN
+	PERFORM outbox.keep_server_name(redrive.server);
 	PERFORM outbox.require_server(redrive.server);
 	WITH letter AS (
 		DELETE FROM outbox.dead_letter d
@@ -458,6 +465,8 @@ CREATE FUNCTION outbox.discard(server name, ids bigint[] DEFAULT NULL, topic tex
 DECLARE
 	discarded bigint;
 BEGIN
+	-- as in redrive(): renaming locks the name first, then letters
+	PERFORM outbox.keep_server_name(discard.server);
 	DELETE FROM outbox.dead_letter d
 	WHERE d.server = discard.server
 	  AND (discard.ids IS NULL OR d.id = ANY (discard.ids))

@@ -150,7 +150,10 @@ drops_extension(Node *stmt, Oid extoid)
 	return false;
 }
 
-/* What servers of ours that a statement names have still to get. */
+/*
+ * What servers of ours that a statement names have still to get.  What is being
+ * redriven to them is waited for, and counts.
+ */
 static List *
 count_backlogs(DropStmt *stmt)
 {
@@ -165,6 +168,10 @@ count_backlogs(DropStmt *stmt)
 		ServerBacklog *found;
 
 		if (!OidIsValid(serverid) || !outbox_owns_server(serverid, GetUserId()))
+			continue;
+		/* another's turn may have come first: then PostgreSQL says so */
+		serverid = registry_lock_name(name, true);
+		if (!OidIsValid(serverid))
 			continue;
 		server = registry_load_public(serverid, CurrentMemoryContext);
 		found = palloc(sizeof(ServerBacklog));

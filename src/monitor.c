@@ -49,6 +49,7 @@
 
 PG_FUNCTION_INFO_V1(outbox_relay_status);
 PG_FUNCTION_INFO_V1(outbox_flush);
+PG_FUNCTION_INFO_V1(outbox_keep_server_name);
 PG_FUNCTION_INFO_V1(outbox_require_server);
 PG_FUNCTION_INFO_V1(outbox_republish);
 PG_FUNCTION_INFO_V1(outbox_unrouted);
@@ -398,6 +399,14 @@ outbox_flush(PG_FUNCTION_ARGS)
 		AcceptInvalidationMessages();
 	}
 	PG_RETURN_BOOL(true);
+}
+
+/* For who writes, or takes away, what carries a server's name. */
+Datum
+outbox_keep_server_name(PG_FUNCTION_ARGS)
+{
+	(void) registry_lock_name(NameStr(*PG_GETARG_NAME(0)), false);
+	PG_RETURN_VOID();
 }
 
 /* Raise unless there is a server of ours with that name. */

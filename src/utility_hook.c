@@ -77,7 +77,8 @@ server_created(CreateForeignServerStmt *stmt)
 
 /*
  * A server is about to be renamed.  What was redriven to it carries its name,
- * and nobody would want it under the new one.
+ * and nobody would want it under the new one.  What is being redriven is waited
+ * for, and nothing more is until this transaction ends.
  */
 static void
 check_rename(RenameStmt *stmt)
@@ -87,6 +88,10 @@ check_rename(RenameStmt *stmt)
 	OutboxBacklog backlog;
 
 	if (!OidIsValid(serverid) || !outbox_owns_server(serverid, GetUserId()))
+		return;
+	/* another's turn may have come first: then PostgreSQL says so */
+	serverid = registry_lock_name(name, true);
+	if (!OidIsValid(serverid))
 		return;
 	outbox_backlog_count(registry_load_public(serverid, CurrentMemoryContext), true,
 						 &backlog);

@@ -7,6 +7,10 @@
  * message and before a successor of its key is sent.  After a crash in between
  * the message is sent and refused once more: its row is there already.
  *
+ * A letter carries its server's name, and follows when that is changed: so the
+ * name is kept from changing until the letter is committed.  A relay is not kept
+ * waiting by somebody's open transaction: it tries again later.
+ *
  * Copyright (c) 2026, pg_outbox contributors
  *
  *-------------------------------------------------------------------------
@@ -18,6 +22,7 @@
 #include "compat.h"
 #include "executor/spi.h"
 #include "fault.h"
+#include "foreign/foreign.h"
 #include "mb/pg_wchar.h"
 #include "message.h"
 #include "relay/dead_letter.h"
@@ -35,19 +40,32 @@ wire_text(const char *data, int len)
 }
 
 static MemoryContext outer_context;
+static char server_name[NAMEDATALEN];
 
-void
-outbox_dead_letters_begin(void)
+bool
+outbox_dead_letters_begin(const OutboxServer *server)
 {
+	ForeignServer *now;
+
 	outer_context = CurrentMemoryContext;
 	StartTransactionCommand();
+	if (!registry_try_keep_name(server->oid))
+	{
+		CommitTransactionCommand();
+		MemoryContextSwitchTo(outer_context);
+		return false;
+	}
+	/* dropped: its letters stay, under the name that it had */
+	now = GetForeignServerExtended(server->oid, FSV_MISSING_OK);
+	strlcpy(server_name, now != NULL ? now->servername : server->name_local, NAMEDATALEN);
 	PushActiveSnapshot(GetTransactionSnapshot());
 	SPI_connect();
+	return true;
 }
 
 void
-outbox_dead_letters_add(const char *server, const OutboxMessage *m,
-						const char *error, const char *reason, int attempts)
+outbox_dead_letters_add(const OutboxMessage *m, const char *error, const char *reason,
+						int attempts)
 {
 	Oid			types[NARGS] = {
 		TEXTOID, INT8OID, TEXTOID, TEXTOID, TEXTOID, INT4OID, JSONBOID,
@@ -58,7 +76,7 @@ outbox_dead_letters_add(const char *server, const OutboxMessage *m,
 	char		uuid[37];
 
 	outbox_message_uuid(m->epoch, m->id, uuid);
-	args[0] = CStringGetTextDatum(server);
+	args[0] = CStringGetTextDatum(server_name);
 	args[1] = Int64GetDatum((int64) m->id);
 	args[2] = m->message_id != NULL ?
 		wire_text(m->message_id, strlen(m->message_id)) : CStringGetTextDatum(uuid);

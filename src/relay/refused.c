@@ -59,7 +59,10 @@ refuse_given_up(OutboxStream *stream)
 	}
 }
 
-/* Keep some of a window's refused messages as dead letters; how many. */
+/*
+ * Keep some of a window's refused messages as dead letters; how many.  None when
+ * it can't be done now.
+ */
 static int
 keep_some(Relay *relay, OutboxWindow *window)
 {
@@ -77,11 +80,11 @@ keep_some(Relay *relay, OutboxWindow *window)
 		entries[n++] = entry;
 		bytes += entry->message->bytes;
 	}
-	outbox_dead_letters_begin();
+	if (!outbox_dead_letters_begin(relay->server))
+		return 0;
 	for (int i = 0; i < n; i++)
-		outbox_dead_letters_add(relay->server->name_local, entries[i]->message,
-								entries[i]->error, entries[i]->reason,
-								Max(entries[i]->attempts, 1));
+		outbox_dead_letters_add(entries[i]->message, entries[i]->error,
+								entries[i]->reason, Max(entries[i]->attempts, 1));
 	outbox_dead_letters_commit();
 	for (int i = 0; i < n; i++)
 		outbox_entry_done(entries[i]);

@@ -19,6 +19,7 @@
 #include "access/htup_details.h"
 #include "access/reloptions.h"
 #include "access/table.h"
+#include "access/xlog.h"
 #include "catalog/dependency.h"
 #include "catalog/pg_foreign_data_wrapper.h"
 #include "catalog/pg_foreign_server.h"
@@ -26,11 +27,15 @@
 #include "commands/defrem.h"
 #include "commands/extension.h"
 #include "common/hashfn.h"
+#include "fault.h"
 #include "fmgr.h"
 #include "foreign/foreign.h"
 #include "lib/stringinfo.h"
 #include "mb/pg_wchar.h"
+#include "miscadmin.h"
+#include "storage/lock.h"
 #include "transport/registry.h"
+#include "utils/inval.h"
 #include "utils/memutils.h"
 #include "utils/rel.h"
 #include "utils/syscache.h"
@@ -101,6 +106,49 @@ registry_find_server(const char *name)
 	ForeignServer *server = GetForeignServerByName(name, true);
 
 	return server && registry_is_wrapper(server->fdwid) ? server->serverid : InvalidOid;
+}
+
+/*
+ * A lock of its own beside PostgreSQL's on the server, which DROP EXTENSION
+ * takes last: by then whoever keeps a name may wait for the tables.
+ */
+static void
+name_lock_tag(LOCKTAG *tag, Oid serverid)
+{
+	SET_LOCKTAG_OBJECT(*tag, MyDatabaseId, ForeignServerRelationId, serverid, 1);
+}
+
+Oid
+registry_lock_name(const char *name, bool to_change)
+{
+	LOCKMODE	mode = to_change ? AccessExclusiveLock : AccessShareLock;
+	Oid			serverid;
+	LOCKTAG		tag;
+
+	/* nothing is written in recovery; the statement itself is refused */
+	while (OidIsValid(serverid = registry_find_server(name)) && !RecoveryInProgress())
+	{
+		name_lock_tag(&tag, serverid);
+		(void) LockAcquire(&tag, mode, false, false);
+		AcceptInvalidationMessages();
+		if (registry_find_server(name) == serverid)
+			break;
+		LockRelease(&tag, mode, false);
+	}
+	return serverid;
+}
+
+bool
+registry_try_keep_name(Oid serverid)
+{
+	LOCKTAG		tag;
+
+	name_lock_tag(&tag, serverid);
+	if (OUTBOX_RULE("keep-name") &&
+		LockAcquire(&tag, AccessShareLock, false, true) == LOCKACQUIRE_NOT_AVAIL)
+		return false;
+	AcceptInvalidationMessages();
+	return true;
 }
 
 /* A copy in UTF-8; in an SQL_ASCII database validators made sure that it is. */

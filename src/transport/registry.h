@@ -52,6 +52,18 @@ extern OutboxServer *registry_load_public(Oid server, MemoryContext context);
 /* InvalidOid when there is none of that name. */
 extern Oid	registry_find_server(const char *name);
 
+/*
+ * Keep a server's name as it is, or be about to change it, to the end of the
+ * transaction.  What is redriven to a server carries its name, and so do its
+ * dead letters: who renames or drops it has to see all of them, and who writes
+ * one has to see the name.  Taken before any other lock of ours.
+ *
+ * By name: the server that bears it when the lock is held, or InvalidOid.
+ * By oid, where nobody may be waited for: false when the lock is not free.
+ */
+extern Oid	registry_lock_name(const char *name, bool to_change);
+extern bool registry_try_keep_name(Oid server);
+
 /* Is this foreign-data wrapper one of ours? */
 extern bool registry_is_wrapper(Oid wrapper);
 

@@ -69,5 +69,67 @@ ok($pg->wait_state('events', 'running'), 'state is running');
 my %after = $pg->judge_ok($kafka, [$topic], 'nothing lost, in order', duplicates => 1, dead => $dead);
 is($after{duplicated}, $verdict{duplicated}, 'and nothing sent twice by that');
 
+# A message is refused while its server is being renamed: the dead letter has the new
+# name, or nobody could redrive it.
+sub letter_while_renamed
+{
+	my ($fault) = @_;
+	my $ddl = $pg->session;
+
+	set_fault($fault);
+	$pg->wait_for("SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'pg_outbox relay events'", expect => 1);
+	$ddl->query_safe('BEGIN; ALTER SERVER events RENAME TO news');
+	$pg->sql("SELECT judge.publish('$topic', repeat('x', 30000), 'k3')");
+	my $id = $pg->sql('SELECT max(id) FROM judge.ledger');
+	$pg->wait_for("SELECT count(*) FROM outbox.dead_letter WHERE id = $id", expect => 1) if $fault;
+	$ddl->query_safe('COMMIT');
+	$ddl->quit;
+	$pg->wait_for("SELECT count(*) FROM outbox.dead_letter WHERE id = $id", expect => 1);
+	set_fault('');
+	my $server = $pg->sql("SELECT server FROM outbox.dead_letter WHERE id = $id");
+	$pg->sql('ALTER SERVER news RENAME TO events');
+	return $server;
+}
+is(letter_while_renamed(''), 'news', 'a dead letter has the name that its server gets');
+is(letter_while_renamed('keep-name=off'), 'events', 'without the lock it has one that nobody has');
+$pg->wait_for("SELECT state FROM outbox.relay_status WHERE server = 'events'", expect => 'running');
+
+# The client library can't be stopped in time: the relay ends, with its threads beside it,
+# when it gives the client up and when it dies with one; nobody else notices.
+{
+	my $ended = 'exited with exit code 1';
+	my $crashed = qr/was terminated by signal|terminating any other active server processes/;
+	my $crashes = count_log($crashed);
+	my $witness = $pg->session;
+	my $option = 0;
+
+	$witness->query_safe('CREATE TEMP TABLE witness AS SELECT 1 AS n');
+	$load = $pg->load(clients => 2, seconds => 600, script => <<END);
+\\set k random(1, 20)
+SELECT judge.publish_in_order('$topic', 'k' || :k);
+END
+	for (
+		[ 'client-stops=off', qr/FATAL:  the client library of server "events" could not be stopped in time/ ],
+		[ 'relay-after-send=fatal,client-stops=off', qr/FATAL:  fault point "relay-after-send"/ ])
+	{
+		my ($fault, $message) = @$_;
+		my ($pid, $exits) = ($pg->relay_pid('events'), count_log(qr/relay events" \(PID \d+\) $ended/));
+		set_fault($fault);
+		$pg->sql(q{ALTER SERVER events OPTIONS (} . ($option++ ? 'SET' : 'ADD') . qq{ "linger.ms" '$option')});
+		ok($pg->wait_until(sub { $pg->log_text =~ $message }), "the relay ends: $message");
+		ok($pg->wait_until(sub { count_log(qr/relay events" \(PID \d+\) $ended/) > $exits }), 'as one that failed');
+		set_fault('');
+		$pg->wait_ok("SELECT pid <> $pid AND state = 'running' FROM outbox.relay_status", 'a new one goes on');
+	}
+	is($load->running, 1, 'publishers never noticed');
+	$load->stop;
+	$pg->wait_for(q{SELECT count(*) = 0 FROM pg_stat_activity WHERE application_name = 'pgbench'});
+	ok($pg->flush, 'delivered');
+	is($witness->query_safe('SELECT n FROM witness'), 1, 'other sessions live on');
+	$witness->quit;
+	is(count_log($crashed), $crashes, 'nothing crashed');
+	$pg->judge_ok($kafka, [$topic], 'nothing lost, in order', duplicates => 1, dead => $dead);
+}
+
 $pg->stop;
 done_testing();
