@@ -33,7 +33,7 @@ relay_refuse(Relay *relay, OutboxEntry *entry, const char *name, const char *tex
 	}
 	strlcpy(error.name, name, sizeof(error.name));
 	snprintf(error.text, sizeof(error.text), "message " UINT64_FORMAT " was refused: %s",
-			 entry->message->id, text);
+			 entry->message.id, text);
 	strlcpy(error.hint, "It is tried again after a while, and when the server is altered.",
 			sizeof(error.hint));
 	outbox_entry_clear(entry);
@@ -75,11 +75,11 @@ keep_some(Relay *relay, OutboxWindow *window)
 		if (entry == NULL || entry->state != OUTBOX_ENTRY_REFUSED)
 			continue;
 		entries[n++] = entry;
-		bytes += entry->message->bytes;
+		bytes += entry->message.bytes;
 	}
 	outbox_dead_letters_begin();
 	for (int i = 0; i < n; i++)
-		outbox_dead_letters_add(relay->server->name_local, entries[i]->message,
+		outbox_dead_letters_add(relay->server->name_local, &entries[i]->message,
 								entries[i]->error, entries[i]->reason,
 								Max(entries[i]->attempts, 1));
 	outbox_dead_letters_commit();
