@@ -162,7 +162,7 @@ measure_log(List *segments, uint64 from, Snapshot snapshot, Pending *pending)
 		if (rel != NULL)
 		{
 			nblocks = RelationGetNumberOfBlocks(rel);
-			first = outbox_segment_search(rel, nblocks, from);
+			first = outbox_segment_search(rel, nblocks, InvalidBlockNumber, from);
 			pending->bytes += (uint64) (nblocks - first) * BLCKSZ;
 			if (first < nblocks)
 				look_at_page(rel, first, from, snapshot, pending);

@@ -169,9 +169,9 @@ lowest_id(const Counting *counting)
 /* Count from an id on, in one pass; where to go on. */
 static uint64
 count_pass(Counting *counting, const OutboxRanges *ranges, uint64 from,
-		   Snapshot snapshot, HTAB *first_ids, OutboxBacklog *backlog)
+		   Snapshot snapshot, HTAB *known, OutboxBacklog *backlog)
 {
-	OutboxMerge *merge = outbox_merge_begin(ranges, from, snapshot, first_ids,
+	OutboxMerge *merge = outbox_merge_begin(ranges, from, snapshot, known,
 											take_undelivered, counting);
 	HeapTupleData tuple;
 	OutboxRow	row;
@@ -179,7 +179,7 @@ count_pass(Counting *counting, const OutboxRanges *ranges, uint64 from,
 
 	for (int n = 0; n < MESSAGES_PER_PASS && outbox_merge_next(merge, &tuple, &row); n++)
 	{
-		OutboxMessage *m = outbox_message_read(merge, &tuple, &row, CurrentMemoryContext,
+		OutboxMessage *m = outbox_message_read(merge, &tuple, &row, CurrentMemoryContext, 0,
 											   wanted, counting);
 
 		CHECK_FOR_INTERRUPTS();
@@ -207,7 +207,7 @@ outbox_backlog_count(const OutboxServer *server, bool redriven_only,
 	MemoryContext pass;
 	MemoryContext old;
 	Snapshot	snapshot;
-	HTAB	   *first_ids;
+	HTAB	   *known;
 	uint64		from;
 
 	memset(backlog, 0, sizeof(*backlog));
@@ -220,19 +220,19 @@ outbox_backlog_count(const OutboxServer *server, bool redriven_only,
 		ranges[lane].ranges = &range;
 		ranges[lane].n = 1;
 	}
-	first_ids = outbox_merge_first_ids(CurrentMemoryContext);
+	known = outbox_merge_known(CurrentMemoryContext);
 	pass = AllocSetContextCreate(CurrentMemoryContext, "pg_outbox backlog",
 								 ALLOCSET_DEFAULT_SIZES);
 	snapshot = RegisterSnapshot(GetLatestSnapshot());
 	old = MemoryContextSwitchTo(pass);
 	while (from != PG_UINT64_MAX && backlog->messages < MAX_COUNTED)
 	{
-		from = count_pass(&counting, ranges, from, snapshot, first_ids, backlog);
+		from = count_pass(&counting, ranges, from, snapshot, known, backlog);
 		MemoryContextReset(pass);
 	}
 	backlog->more = from != PG_UINT64_MAX;
 	MemoryContextSwitchTo(old);
 	UnregisterSnapshot(snapshot);
-	hash_destroy(first_ids);
+	hash_destroy(known);
 	MemoryContextDelete(pass);
 }

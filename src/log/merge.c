@@ -5,11 +5,12 @@
  *
  * Every lane is sorted, so the log in id order is a merge of lanes, and the
  * start of a range is found by binary search: no index, and nothing about
- * pages is remembered between passes.  (A remembered page could belong to a
- * segment that has been truncated, rewritten or given to another lane since;
- * a search costs about a dozen page look-ups, and one for a reader that keeps
- * up.)  The only thing remembered is the lowest id of a generation, which
- * never falls while the generation lives.
+ * pages is relied on from one pass to the next.  (A page could belong to a
+ * segment that has been truncated, rewritten or given to another lane since.)
+ * Where a pass ended in a generation is where the search of the next one looks
+ * first; should that be wrong, it looks on.  The only thing remembered for true
+ * is the lowest id of a generation, which never falls while the generation
+ * lives.
  *
  * Segments are pooled: the keeper empties a segment whose messages are done
  * and later gives it to any lane.  So a segment is locked first, and then a
@@ -40,12 +41,13 @@
  */
 #define PAGES_PER_PASS	(OUTBOX_RULE("long-passes") ? 4096 : 2)
 
-/* The lowest id of a generation, where it is known. */
-typedef struct FirstId
+/* What is remembered of a generation. */
+typedef struct Known
 {
 	uint64		generation;		/* key */
-	uint64		id;
-} FirstId;
+	uint64		first_id;		/* the lowest; UINT64_MAX: not known */
+	BlockNumber guess;			/* where to look first */
+} Known;
 
 typedef struct LaneCursor
 {
@@ -74,20 +76,20 @@ struct OutboxMerge
 	uint64		from;
 	uint64		given;			/* all below is handed out or skipped */
 	Snapshot	snapshot;
-	HTAB	   *first_ids;
+	HTAB	   *known;
 	OutboxJudge judge;
 	void	   *arg;
 };
 
 HTAB *
-outbox_merge_first_ids(MemoryContext context)
+outbox_merge_known(MemoryContext context)
 {
 	HASHCTL		ctl;
 
 	ctl.keysize = sizeof(uint64);
-	ctl.entrysize = sizeof(FirstId);
+	ctl.entrysize = sizeof(Known);
 	ctl.hcxt = context;
-	return hash_create("pg_outbox first ids", 64, &ctl,
+	return hash_create("pg_outbox generations", 64, &ctl,
 					   HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
 }
 
@@ -130,11 +132,30 @@ open_segment(const OutboxSegment *segment)
 	return rel;
 }
 
-static void
-close_segment(LaneCursor *c)
+/* What is known of a segment's generation. */
+static Known *
+known_of(OutboxMerge *merge, const OutboxSegment *segment)
 {
-	if (c->rel != NULL)
-		relation_close(c->rel, AccessShareLock);
+	bool		found;
+	Known	   *known = hash_search(merge->known, &segment->generation, HASH_ENTER, &found);
+
+	if (!found)
+	{
+		known->first_id = PG_UINT64_MAX;
+		known->guess = InvalidBlockNumber;
+	}
+	return known;
+}
+
+/* Leave a segment, and note where. */
+static void
+close_segment(OutboxMerge *merge, LaneCursor *c)
+{
+	if (c->rel == NULL)
+		return;
+	if (c->blkno > 0)
+		known_of(merge, list_nth(c->segments, c->segment))->guess = c->blkno - 1;
+	relation_close(c->rel, AccessShareLock);
 	c->rel = NULL;
 }
 
@@ -145,14 +166,13 @@ close_segment(LaneCursor *c)
 static uint64
 first_id(OutboxMerge *merge, const OutboxSegment *segment)
 {
-	FirstId    *known = hash_search(merge->first_ids, &segment->generation,
-									HASH_FIND, NULL);
+	Known	   *known = known_of(merge, segment);
 	Relation	rel;
 	uint64		id;
 	bool		found;
 
-	if (known != NULL)
-		return known->id;
+	if (known->first_id != PG_UINT64_MAX)
+		return known->first_id;
 	rel = open_segment(segment);
 	if (rel == NULL)
 		return PG_UINT64_MAX;
@@ -160,21 +180,20 @@ first_id(OutboxMerge *merge, const OutboxSegment *segment)
 	relation_close(rel, AccessShareLock);
 	if (!found)
 		return PG_UINT64_MAX;
-	known = hash_search(merge->first_ids, &segment->generation, HASH_ENTER, NULL);
-	known->id = id;
+	known->first_id = id;
 	return id;
 }
 
 /* Forget generations that are not listed any more. */
 static void
-forget_first_ids(OutboxMerge *merge, List *list)
+forget_known(OutboxMerge *merge, List *list)
 {
 	HASH_SEQ_STATUS status;
-	FirstId    *known;
+	Known	   *known;
 	uint64		oldest = PG_UINT64_MAX;
 	ListCell   *lc;
 
-	if (hash_get_num_entries(merge->first_ids) <= 2 * list_length(list))
+	if (hash_get_num_entries(merge->known) <= 2 * list_length(list))
 		return;
 	foreach(lc, list)
 	{
@@ -183,10 +202,10 @@ forget_first_ids(OutboxMerge *merge, List *list)
 		if (segment->lane >= 0)
 			oldest = Min(oldest, segment->generation);
 	}
-	hash_seq_init(&status, merge->first_ids);
+	hash_seq_init(&status, merge->known);
 	while ((known = hash_seq_search(&status)) != NULL)
 		if (known->generation < oldest)
-			(void) hash_search(merge->first_ids, &known->generation, HASH_REMOVE, NULL);
+			(void) hash_search(merge->known, &known->generation, HASH_REMOVE, NULL);
 }
 
 static int
@@ -227,13 +246,20 @@ find_segment(OutboxMerge *merge, const LaneCursor *c, uint64 id)
 
 /* Find the first row of at least id in the segment that the cursor is in. */
 static void
-seek_in_segment(LaneCursor *c, uint64 id)
+seek_in_segment(OutboxMerge *merge, LaneCursor *c, uint64 id)
 {
+	BlockNumber guess;
+
+	if (c->page == NULL)
+		c->page = palloc(sizeof(OutboxPage));
 	c->page->nrows = c->row = 0;
 	if (c->rel == NULL)
 		return;					/* gone: goes on with the next segment */
 	c->nblocks = RelationGetNumberOfBlocks(c->rel);
-	c->blkno = outbox_segment_search(c->rel, c->nblocks, id);
+	guess = known_of(merge, list_nth(c->segments, c->segment))->guess;
+	if (!OUTBOX_RULE("good-guess"))
+		guess = (id * 7919) % (c->nblocks + 1);
+	c->blkno = outbox_segment_search(c->rel, c->nblocks, guess, id);
 }
 
 /* Where the cursor's current range starts, not before what has passed. */
@@ -248,7 +274,7 @@ static void
 close_all(OutboxMerge *merge)
 {
 	for (int lane = 0; lane < OUTBOX_LANES; lane++)
-		close_segment(&merge->lanes[lane]);
+		close_segment(merge, &merge->lanes[lane]);
 }
 
 /* Are the segments that all lanes have opened still what we took them for? */
@@ -277,7 +303,7 @@ open_lanes(OutboxMerge *merge)
 	ListCell   *lc;
 
 	list_sort(list, by_generation);
-	forget_first_ids(merge, list);
+	forget_known(merge, list);
 	OUTBOX_FAULT("reader-before-open");
 	for (int lane = 0; lane < OUTBOX_LANES; lane++)
 	{
@@ -305,24 +331,19 @@ open_lanes(OutboxMerge *merge)
 
 OutboxMerge *
 outbox_merge_begin(const OutboxRanges *ranges, uint64 from, Snapshot snapshot,
-				   HTAB *first_ids, OutboxJudge judge, void *arg)
+				   HTAB *known, OutboxJudge judge, void *arg)
 {
 	OutboxMerge *merge = palloc0(sizeof(OutboxMerge));
 
 	merge->from = from;
 	merge->snapshot = snapshot;
-	merge->first_ids = first_ids;
+	merge->known = known;
 	merge->judge = judge;
 	merge->arg = arg;
 	for (int lane = 0; lane < OUTBOX_LANES; lane++)
 	{
 		merge->lanes[lane].lane = lane;
 		merge->lanes[lane].ranges = ranges[lane];
-		if (ranges[lane].n > 0)
-		{
-			merge->lanes[lane].page = palloc(sizeof(OutboxPage));
-			merge->lanes[lane].page->nrows = 0;
-		}
 	}
 	for (;;)
 	{
@@ -334,15 +355,15 @@ outbox_merge_begin(const OutboxRanges *ranges, uint64 from, Snapshot snapshot,
 	}
 	for (int lane = 0; lane < OUTBOX_LANES; lane++)
 		if (!merge->lanes[lane].done)
-			seek_in_segment(&merge->lanes[lane], range_start(&merge->lanes[lane]));
+			seek_in_segment(merge, &merge->lanes[lane], range_start(&merge->lanes[lane]));
 	return merge;
 }
 
 /* Go on in the lane's next segment; false when there is none. */
 static bool
-next_segment(LaneCursor *c)
+next_segment(OutboxMerge *merge, LaneCursor *c)
 {
-	close_segment(c);
+	close_segment(merge, c);
 	while (++c->segment < list_length(c->segments))
 	{
 		c->rel = open_segment(list_nth(c->segments, c->segment));
@@ -364,7 +385,7 @@ next_page(OutboxMerge *merge, LaneCursor *c)
 		CHECK_FOR_INTERRUPTS();
 		if (c->rel == NULL || c->blkno >= c->nblocks)
 		{
-			if (!next_segment(c))
+			if (!next_segment(merge, c))
 			{
 				c->done = true;
 				return false;
@@ -407,11 +428,11 @@ next_range(OutboxMerge *merge, LaneCursor *c, uint64 id)
 		segment = find_segment(merge, c, c->passed);
 		if (segment > c->segment)
 		{
-			close_segment(c);
+			close_segment(merge, c);
 			c->segment = segment;
 			c->rel = open_segment(list_nth(c->segments, segment));
 		}
-		seek_in_segment(c, c->passed);
+		seek_in_segment(merge, c, c->passed);
 	}
 	return true;
 }

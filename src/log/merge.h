@@ -44,13 +44,13 @@ typedef struct OutboxMerge OutboxMerge;
 
 /*
  * Begin a pass inside the current transaction, with everything in the current
- * memory context.  Rows with an id below "from" are not looked at.  first_ids
+ * memory context.  Rows with an id below "from" are not looked at.  known
  * remembers the lowest id of each generation between passes.
  */
 extern OutboxMerge *outbox_merge_begin(const OutboxRanges *ranges, uint64 from,
-									   Snapshot snapshot, HTAB *first_ids,
+									   Snapshot snapshot, HTAB *known,
 									   OutboxJudge judge, void *arg);
-extern HTAB *outbox_merge_first_ids(MemoryContext context);
+extern HTAB *outbox_merge_known(MemoryContext context);
 
 /*
  * The next row to take, in id order; stays valid until the next call.  False

@@ -74,7 +74,7 @@ struct OutboxReader
 	uint64		publish_count;	/* as read before the last s2 */
 	instr_time	begun_at;		/* start of the last round */
 	OutboxOpenList open;
-	HTAB	   *first_ids;
+	HTAB	   *known;
 
 	/* the batch under way */
 	OutboxBatch *batch;
@@ -152,7 +152,7 @@ outbox_reader_create(MemoryContext parent, Oid extoid, const OutboxPosition *sta
 	reader->range_context = AllocSetContextCreate(context, "pg_outbox ranges",
 												  ALLOCSET_SMALL_SIZES);
 	reader->extoid = extoid;
-	reader->first_ids = outbox_merge_first_ids(context);
+	reader->known = outbox_merge_known(context);
 	reader->last = outbox_snapshot_copy(start->s2);
 	reader->from = reader->next_from = start->low;
 	MemoryContextSwitchTo(old);
@@ -508,7 +508,7 @@ outbox_reader_confirmed(const OutboxReader *reader)
 
 /* Fetch a piece of the batch, see reader.h. */
 void
-outbox_reader_fetch(OutboxReader *reader, MemoryContext mcxt,
+outbox_reader_fetch(OutboxReader *reader, MemoryContext mcxt, Size room,
 					OutboxMessage **messages, int *n, int max,
 					Size max_bytes, OutboxWanted wanted, void *arg)
 {
@@ -527,12 +527,12 @@ outbox_reader_fetch(OutboxReader *reader, MemoryContext mcxt,
 	snapshot = RegisterSnapshot(GetTransactionSnapshot());
 	reader->cached_xid = 0;
 	merge = outbox_merge_begin(reader->ranges, reader->next, snapshot,
-							   reader->first_ids, judge_row, reader);
+							   reader->known, judge_row, reader);
 	while (*n < max && bytes < max_bytes &&
 		   outbox_merge_next(merge, &tuple, &row))
 	{
 		OutboxMessage *message = outbox_message_read(merge, &tuple, &row, mcxt,
-													 wanted, arg);
+													 room, wanted, arg);
 
 		if (message == NULL)
 			continue;

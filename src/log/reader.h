@@ -65,7 +65,10 @@ typedef struct OutboxBatch
 	XLogRecPtr	s1_lsn;			/* lsn of such a position */
 } OutboxBatch;
 
-/* A message, one palloc'd chunk with everything in it. */
+/*
+ * A message: one palloc'd chunk with everything in it, and before it the room
+ * that its reader asked for.
+ */
 typedef struct OutboxMessage
 {
 	uint64		id;
@@ -89,6 +92,7 @@ typedef struct OutboxMessage
 								 * and id */
 	char	   *target;			/* server's name (redrive), NULL: all */
 	Size		bytes;			/* of the chunk */
+	Size		room;			/* of that, before this struct */
 } OutboxMessage;
 
 typedef struct OutboxReader OutboxReader;
@@ -153,13 +157,14 @@ extern int	outbox_reader_open_count(OutboxReader *reader); /* for tests */
 
 /*
  * Fetch up to max messages and about max_bytes of the current batch, in id
- * order, allocated in mcxt, each with a reference to its batch.  *n counts
+ * order, allocated in mcxt with this room before each, and each with a
+ * reference to its batch.  *n counts
  * them; should this raise, they are the caller's to free and will be read
  * again.  At the batch's end the reader is between batches.  There may be none
  * without that (a long stretch without wanted messages).
  */
 extern void outbox_reader_fetch(OutboxReader *reader, MemoryContext mcxt,
-								OutboxMessage **messages, int *n, int max,
+								Size room, OutboxMessage **messages, int *n, int max,
 								Size max_bytes, OutboxWanted wanted, void *arg);
 extern void outbox_message_free(OutboxMessage *message);
 
@@ -170,7 +175,7 @@ struct HeapTupleData;
 extern OutboxMessage *outbox_message_read(struct OutboxMerge *merge,
 										  struct HeapTupleData *tuple,
 										  struct OutboxRow *row,
-										  MemoryContext mcxt,
+										  MemoryContext mcxt, Size room,
 										  OutboxWanted wanted, void *arg);
 extern void outbox_batch_release(OutboxBatch *batch);
 

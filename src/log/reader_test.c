@@ -113,7 +113,7 @@ outbox_test_reader_fetch(PG_FUNCTION_ARGS)
 	InitMaterializedSRF(fcinfo, 0);
 	if (outbox_reader_batch(reader) == NULL)
 		return (Datum) 0;
-	outbox_reader_fetch(reader, TopMemoryContext, messages, &n, max, MaxAllocSize,
+	outbox_reader_fetch(reader, TopMemoryContext, 0, messages, &n, max, MaxAllocSize,
 						NULL, NULL);
 	for (int i = 0; i < n; i++)
 	{

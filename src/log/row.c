@@ -58,16 +58,16 @@ put(char **p, Field f)
 
 /* Make the chunk. */
 static OutboxMessage *
-build_message(MemoryContext mcxt, const Datum *values, const bool *nulls,
+build_message(MemoryContext mcxt, Size room, const Datum *values, const bool *nulls,
 			  uint64 id, uint64 xid, Field key, Field headers, Field payload)
 {
 	Field		topic = field(values, nulls, OUTBOX_COL_TOPIC);
 	Field		message_id = field(values, nulls, OUTBOX_COL_MESSAGE_ID);
 	Field		target = field(values, nulls, OUTBOX_COL_TARGET);
-	Size		bytes = sizeof(OutboxMessage) +
+	Size		bytes = room + sizeof(OutboxMessage) +
 		(topic.len + 1) + (key.len + 1) + (headers.len + 1) + (payload.len + 1) +
 		(message_id.len + 1) + (target.len + 1);
-	OutboxMessage *m = MemoryContextAllocHuge(mcxt, bytes);
+	OutboxMessage *m = (OutboxMessage *) ((char *) MemoryContextAllocHuge(mcxt, bytes) + room);
 	char	   *p = (char *) (m + 1);
 
 	m->id = id;
@@ -90,6 +90,7 @@ build_message(MemoryContext mcxt, const Datum *values, const bool *nulls,
 	m->message_id = put(&p, message_id);
 	m->target = put(&p, target);
 	m->bytes = bytes;
+	m->room = room;
 	return m;
 }
 
@@ -115,7 +116,7 @@ whole(const StringInfoData *buf, bool present)
 /* A message of several rows: gather the pieces, then make the chunk. */
 static OutboxMessage *
 read_parts(OutboxMerge *merge, HeapTuple tuple, OutboxRow *row,
-		   MemoryContext mcxt, Datum *values, bool *nulls)
+		   MemoryContext mcxt, Size room, Datum *values, bool *nulls)
 {
 	static const OutboxColumn columns[3] = {
 		OUTBOX_COL_KEY, OUTBOX_COL_HEADERS, OUTBOX_COL_PAYLOAD
@@ -140,7 +141,7 @@ read_parts(OutboxMerge *merge, HeapTuple tuple, OutboxRow *row,
 		seen++;
 	}
 	heap_deform_tuple(first, outbox_segment_desc(), values, nulls);
-	m = build_message(mcxt, values, nulls, row->id, row->xid,
+	m = build_message(mcxt, room, values, nulls, row->id, row->xid,
 					  whole(&bufs[0], present[0]), whole(&bufs[1], present[1]),
 					  whole(&bufs[2], present[2]));
 	m->damaged = seen != parts;
@@ -153,7 +154,8 @@ read_parts(OutboxMerge *merge, HeapTuple tuple, OutboxRow *row,
 /* Read one message, all of its rows, out of a pass; NULL: unwanted. */
 OutboxMessage *
 outbox_message_read(OutboxMerge *merge, HeapTuple tuple, OutboxRow *row,
-					MemoryContext mcxt, OutboxWanted wanted, void *arg)
+					MemoryContext mcxt, Size room,
+					OutboxWanted wanted, void *arg)
 {
 	Datum		values[OUTBOX_NCOLUMNS];
 	bool		nulls[OUTBOX_NCOLUMNS];
@@ -172,8 +174,8 @@ outbox_message_read(OutboxMerge *merge, HeapTuple tuple, OutboxRow *row,
 			return NULL;
 	}
 	if (!nulls[OUTBOX_COL_PARTS - 1])
-		return read_parts(merge, tuple, row, mcxt, values, nulls);
-	m = build_message(mcxt, values, nulls, row->id, row->xid,
+		return read_parts(merge, tuple, row, mcxt, room, values, nulls);
+	m = build_message(mcxt, room, values, nulls, row->id, row->xid,
 					  field(values, nulls, OUTBOX_COL_KEY),
 					  field(values, nulls, OUTBOX_COL_HEADERS),
 					  field(values, nulls, OUTBOX_COL_PAYLOAD));
@@ -187,5 +189,5 @@ outbox_message_free(OutboxMessage *message)
 {
 	if (message->batch != NULL)
 		outbox_batch_release(message->batch);
-	pfree(message);
+	pfree((char *) message - message->room);
 }

@@ -231,6 +231,9 @@ outbox_page_read(Relation rel, BlockNumber blkno, Snapshot snapshot,
 	LockBuffer(buffer, BUFFER_LOCK_SHARE);
 	source = BufferGetPage(buffer);
 	last = PageIsNew(source) ? 0 : PageGetMaxOffsetNumber(source);
+	/* first of all, as that loads it into the processor's cache in one sweep */
+	if (last > 0)
+		memcpy(page->copy.data, source, BLCKSZ);
 	for (OffsetNumber off = FirstOffsetNumber; off <= last; off++)
 	{
 		ItemId		item = PageGetItemId(source, off);
@@ -249,8 +252,6 @@ outbox_page_read(Relation rel, BlockNumber blkno, Snapshot snapshot,
 			HeapTupleSatisfiesVisibility(&tuple, snapshot, buffer);
 		page->nrows++;
 	}
-	if (page->nrows > 0)
-		memcpy(page->copy.data, source, BLCKSZ);
 	UnlockReleaseBuffer(buffer);
 	sort_rows(page);
 	return page->nrows > 0;
@@ -278,19 +279,37 @@ begins_from_here(const OutboxPage *page, uint64 id)
 /*
  * The first page whose highest id is at least id, or nblocks.  First in growing
  * steps from the end, where a relay that keeps up begins (and far from what
- * VACUUM may have emptied before), then by halves.
+ * VACUUM may have emptied before), then by halves.  A page that is guessed, for
+ * a backlog, is looked at before: it only narrows where is looked then, so that
+ * a wrong guess costs time, and nothing else.
  */
 BlockNumber
-outbox_segment_search(Relation rel, BlockNumber nblocks, uint64 id)
+outbox_segment_search(Relation rel, BlockNumber nblocks, BlockNumber guess,
+					  uint64 id)
 {
 	OutboxPage *page = palloc(sizeof(OutboxPage));
 	BlockNumber lo = 0;
 	BlockNumber hi = nblocks;
 	BlockNumber found = nblocks;
 
+	/* it, or else the next page */
+	for (int i = 0; i < 2 && guess < nblocks && lo <= guess && guess < hi; i++)
+	{
+		BlockNumber filled = next_filled_page(rel, guess, hi, page);
+
+		if (filled < hi && page->rows[page->nrows - 1].id < id)
+			lo = guess = filled + 1;
+		else
+		{
+			if (filled < hi)
+				found = filled;
+			hi = guess;
+		}
+	}
+
 	for (BlockNumber step = 1; lo < hi; step *= 2)
 	{
-		BlockNumber from = hi > step ? hi - step : 0;
+		BlockNumber from = hi - lo > step ? hi - step : lo;
 		BlockNumber filled = next_filled_page(rel, from, hi, page);
 
 		if (filled < hi && begins_from_here(page, id))

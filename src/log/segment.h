@@ -69,9 +69,12 @@ extern void outbox_page_row(OutboxPage *page, int row, HeapTuple tuple);
 extern uint64 outbox_pages_read;	/* by this process, for tests */
 #endif
 
-/* The first page that holds an id of at least this, or nblocks. */
+/*
+ * The first page that holds an id of at least this, or nblocks.  A guess makes
+ * it faster where it is near; InvalidBlockNumber: none.
+ */
 extern BlockNumber outbox_segment_search(Relation rel, BlockNumber nblocks,
-										 uint64 id);
+										 BlockNumber guess, uint64 id);
 
 /* Lowest and highest id that a segment physically holds; false: none. */
 extern bool outbox_segment_first_id(Relation rel, uint64 *id);

@@ -95,10 +95,10 @@ outbox_messages(PG_FUNCTION_ARGS)
 											   "pg_outbox messages",
 											   ALLOCSET_DEFAULT_SIZES);
 	MemoryContext old;
-	HTAB	   *first_ids;
+	HTAB	   *known;
 
 	InitMaterializedSRF(fcinfo, 0);
-	first_ids = outbox_merge_first_ids(CurrentMemoryContext);
+	known = outbox_merge_known(CurrentMemoryContext);
 	for (int lane = 0; lane < OUTBOX_LANES; lane++)
 	{
 		ranges[lane].ranges = &all;
@@ -108,14 +108,14 @@ outbox_messages(PG_FUNCTION_ARGS)
 	old = MemoryContextSwitchTo(pass);
 	while (from != PG_UINT64_MAX)
 	{
-		OutboxMerge *merge = outbox_merge_begin(ranges, from, snapshot, first_ids,
+		OutboxMerge *merge = outbox_merge_begin(ranges, from, snapshot, known,
 												take_visible, NULL);
 		HeapTupleData tuple;
 		OutboxRow	row;
 
 		for (int n = 0; n < 1000 && outbox_merge_next(merge, &tuple, &row); n++)
 		{
-			OutboxMessage *m = outbox_message_read(merge, &tuple, &row, pass, NULL, NULL);
+			OutboxMessage *m = outbox_message_read(merge, &tuple, &row, pass, 0, NULL, NULL);
 
 			CHECK_FOR_INTERRUPTS();
 			put_message(rsinfo, m);
@@ -126,7 +126,7 @@ outbox_messages(PG_FUNCTION_ARGS)
 	}
 	MemoryContextSwitchTo(old);
 	UnregisterSnapshot(snapshot);
-	hash_destroy(first_ids);
+	hash_destroy(known);
 	MemoryContextDelete(pass);
 	return (Datum) 0;
 }

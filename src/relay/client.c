@@ -46,6 +46,7 @@
 #define MANY_SUSPECTS		200
 #define SMALL_BATCH			50
 #define CAREFUL_LOOK		4096	/* entries looked at behind one in flight */
+#define PREFETCH			8		/* reports ahead */
 
 /* Wait longer after each failure in a row. */
 static void
@@ -131,10 +132,10 @@ take_ok(Relay *relay, OutboxEntry *entry, Delivered *d)
 {
 	d->n++;
 	/* redriven messages keep the time when they were published first */
-	if (entry->message->target == NULL)
+	if (entry->message.target == NULL)
 	{
 		d->timed++;
-		d->latency_us += Max(d->now - entry->message->published, 0);
+		d->latency_us += Max(d->now - entry->message.published, 0);
 	}
 	outbox_entry_done(entry);
 	relay->back_off_ms = 0;
@@ -208,7 +209,11 @@ relay_collect(Relay *relay)
 		d.now = GetCurrentTimestamp();
 		INSTR_TIME_SET_CURRENT(d.moved);
 		for (int i = 0; i < n; i++)
+		{
+			if (i + PREFETCH < n)
+				outbox_entry_prefetch(reports[i + PREFETCH].tag);
 			take_report(relay, &reports[i], &d);
+		}
 		show_delivered(relay, &d);
 		CHECK_FOR_INTERRUPTS();
 	} while (n == REPORTS_AT_ONCE);
@@ -218,11 +223,11 @@ relay_collect(Relay *relay)
 static bool
 is_replicated(const OutboxEntry *entry, const OutboxBatch **last)
 {
-	if (*last != entry->message->batch)
+	if (*last != entry->message.batch)
 	{
-		if (!outbox_lsn_replicated(entry->message->batch->lsn))
+		if (!outbox_lsn_replicated(entry->message.batch->lsn))
 			return false;
-		*last = entry->message->batch;
+		*last = entry->message.batch;
 	}
 	return true;
 }

@@ -73,13 +73,10 @@ outbox_dead_letters_add(const OutboxMessage *m, const char *error, const char *r
 	};
 	Datum		args[NARGS];
 	char		nulls[NARGS + 1] = "             ";
-	char		uuid[37];
 
-	outbox_message_uuid(m->epoch, m->id, uuid);
 	args[0] = CStringGetTextDatum(server_name);
 	args[1] = Int64GetDatum((int64) m->id);
-	args[2] = m->message_id != NULL ?
-		wire_text(m->message_id, strlen(m->message_id)) : CStringGetTextDatum(uuid);
+	args[2] = wire_text(m->message_id, strlen(m->message_id));
 	args[3] = wire_text(m->topic, m->topic_len);
 	if (m->key != NULL)
 		args[4] = wire_text(m->key, m->key_len);

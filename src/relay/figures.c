@@ -60,7 +60,7 @@ relay_show_figures(Relay *relay)
 		}
 		else
 		{
-			const OutboxMessage *first = outbox_window_entry(window, window->first)->message;
+			const OutboxMessage *first = &outbox_window_entry(window, window->first)->message;
 
 			confirmed = Min(confirmed, first->batch->s1_count);
 			done_id = Min(done_id, first->id);

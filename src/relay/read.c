@@ -53,8 +53,9 @@ relay_stream_read(OutboxStream *stream, Size max_bytes)
 	Relay	   *relay = stream->relay;
 
 	Assert(relay->nfetched == 0);
-	outbox_reader_fetch(stream->reader, relay->windows->context, relay->fetched,
-						&relay->nfetched, FETCH_MESSAGES, max_bytes, wanted, stream);
+	outbox_reader_fetch(stream->reader, relay->windows->context,
+						offsetof(OutboxEntry, message), relay->fetched, &relay->nfetched,
+					    FETCH_MESSAGES, max_bytes, wanted, stream);
 	for (int i = 0; i < relay->nfetched; i++)
 		outbox_window_add(stream->window, relay->fetched[i],
 						  relay_is_acked(relay, relay->fetched[i]->id));

@@ -33,7 +33,7 @@ relay_refuse(Relay *relay, OutboxEntry *entry, const char *name, const char *tex
 	}
 	strlcpy(error.name, name, sizeof(error.name));
 	snprintf(error.text, sizeof(error.text), "message " UINT64_FORMAT " was refused: %s",
-			 entry->message->id, text);
+			 entry->message.id, text);
 	strlcpy(error.hint, "It is tried again after a while, and when the server is altered.",
 			sizeof(error.hint));
 	outbox_entry_clear(entry);
@@ -78,12 +78,12 @@ keep_some(Relay *relay, OutboxWindow *window)
 		if (entry == NULL || entry->state != OUTBOX_ENTRY_REFUSED)
 			continue;
 		entries[n++] = entry;
-		bytes += entry->message->bytes;
+		bytes += entry->message.bytes;
 	}
 	if (!outbox_dead_letters_begin(relay->server))
 		return 0;
 	for (int i = 0; i < n; i++)
-		outbox_dead_letters_add(entries[i]->message, entries[i]->error,
+		outbox_dead_letters_add(&entries[i]->message, entries[i]->error,
 								entries[i]->reason, Max(entries[i]->attempts, 1));
 	outbox_dead_letters_commit();
 	for (int i = 0; i < n; i++)

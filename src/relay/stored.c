@@ -136,7 +136,7 @@ collect_done(const OutboxWindow *window, uint64 *ids, uint64 *n, uint64 *allocat
 			ids = ids == NULL ? palloc(*allocated * sizeof(uint64)) :
 				repalloc_huge(ids, *allocated * sizeof(uint64));
 		}
-		ids[(*n)++] = entry->message->id;
+		ids[(*n)++] = entry->message.id;
 	}
 	return ids;
 }
@@ -224,7 +224,7 @@ stream_position(OutboxStream *stream, OutboxPosition *pos)
 		outbox_reader_position(stream->reader, pos);
 	else
 	{
-		const OutboxMessage *first = outbox_window_entry(window, window->first)->message;
+		const OutboxMessage *first = &outbox_window_entry(window, window->first)->message;
 
 		batch = first->batch;
 		outbox_position_before(first, pos);

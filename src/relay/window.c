@@ -18,9 +18,10 @@
 #include "utils/memutils.h"
 #include "utils/timestamp.h"
 
-#define UUID_BYTES		37
 #define BLOCK_BYTES		(256 * 1024)
 #define FIRST_RING_SIZE	256
+#define FIRST_HEADERS	16
+#define PREFETCH		8			/* entries ahead */
 #define US_PER_MS		1000
 
 /* timestamptz counts from 2000-01-01 */
@@ -35,6 +36,8 @@ outbox_windows_create(MemoryContext parent)
 	all->context = GenerationContextCreate(parent, "pg_outbox messages",
 										   BLOCK_BYTES, BLOCK_BYTES, BLOCK_BYTES);
 	all->topics = topics_create(parent);
+	all->headers_size = FIRST_HEADERS;
+	all->headers = MemoryContextAlloc(parent, all->headers_size * sizeof(OutboxHeader));
 	return all;
 }
 
@@ -114,43 +117,23 @@ count_headers(const OutboxMessage *m)
 	return n;
 }
 
-/* The headers of the record: message id first, then as they were stored. */
+/* The entry of a message that was read with room for it. */
 static OutboxEntry *
 make_entry(OutboxWindows *all, OutboxMessage *m)
 {
-	int			n = count_headers(m) + 1;
-	Size		size = offsetof(OutboxEntry, headers) + n * sizeof(OutboxHeader);
-	OutboxEntry *entry = MemoryContextAlloc(all->context,
-											size + (m->message_id == NULL ? UUID_BYTES : 0));
-	int			pos = 0;
+	OutboxEntry *entry = (OutboxEntry *) ((char *) m - offsetof(OutboxEntry, message));
 
-	memset(entry, 0, offsetof(OutboxEntry, headers));
-	entry->message = m;
-	entry->nheaders = n;
-	entry->headers[0].name = "message-id";
-	if (m->message_id != NULL)
-		entry->headers[0].value = m->message_id;
-	else
+	Assert(m->room == offsetof(OutboxEntry, message));
+	memset(entry, 0, offsetof(OutboxEntry, uuid));
+	if (m->message_id == NULL)
 	{
-		outbox_message_uuid(m->epoch, m->id, (char *) entry + size);
-		entry->headers[0].value = (char *) entry + size;
-	}
-	entry->headers[0].value_len = strlen(entry->headers[0].value);
-	for (int i = 1; i < n; i++)
-	{
-		int			name_len;
-		int			value_len;
-
-		(void) outbox_headers_next(m->headers, m->headers_len, &pos,
-								   &entry->headers[i].name, &name_len,
-								   &entry->headers[i].value, &value_len);
-		entry->headers[i].value_len = value_len;
+		outbox_message_uuid(m->epoch, m->id, entry->uuid);
+		m->message_id = entry->uuid;
 	}
 
 	/* the library copies key and headers, and keeps books on each */
-	entry->cost = m->bytes + size + UUID_BYTES +
-		m->key_len + m->headers_len +
-		all->record_overhead + n * all->header_overhead;
+	entry->cost = m->bytes + OUTBOX_UUID_BYTES + m->key_len + m->headers_len +
+		all->record_overhead + (count_headers(m) + 1) * all->header_overhead;
 	return entry;
 }
 
@@ -178,11 +161,45 @@ outbox_window_add(OutboxWindow *window, OutboxMessage *message, bool done)
 							"the message has a format that this version does not know");
 }
 
+/* The next header of the record being made. */
+static OutboxHeader *
+next_header(OutboxWindows *all, int n)
+{
+	if (n == all->headers_size)
+	{
+		all->headers_size *= 2;
+		all->headers = repalloc(all->headers, all->headers_size * sizeof(OutboxHeader));
+	}
+	return &all->headers[n];
+}
+
+/* The headers of a record: message id first, then as they were stored. */
+static int
+make_headers(OutboxWindows *all, const OutboxMessage *m)
+{
+	OutboxHeader header = {"message-id", m->message_id, strlen(m->message_id)};
+	int			name_len;
+	int			value_len;
+	int			pos = 0;
+	int			n = 0;
+
+	*next_header(all, n++) = header;
+	while (m->headers != NULL &&
+		   outbox_headers_next(m->headers, m->headers_len, &pos, &header.name,
+							   &name_len, &header.value, &value_len))
+	{
+		header.value_len = value_len;
+		*next_header(all, n++) = header;
+	}
+	return n;
+}
+
 OutboxFailure
 outbox_entry_send(OutboxEntry *entry, const OutboxTransport *transport,
 				  OutboxClient *client, OutboxError *error)
 {
-	OutboxMessage *m = entry->message;
+	OutboxMessage *m = &entry->message;
+	OutboxWindows *all = entry->window->all;
 	OutboxRecord record;
 	OutboxFailure failure;
 
@@ -192,8 +209,8 @@ outbox_entry_send(OutboxEntry *entry, const OutboxTransport *transport,
 	record.key_len = m->key_len;
 	record.payload = m->payload;
 	record.payload_len = m->payload_len;
-	record.nheaders = entry->nheaders;
-	record.headers = entry->headers;
+	record.nheaders = make_headers(all, m);
+	record.headers = all->headers;
 	record.timestamp_ms = m->published / US_PER_MS + UNIX_EPOCH_MS;
 	record.tag = entry;
 	failure = transport->send(client, &record, error);
@@ -202,7 +219,7 @@ outbox_entry_send(OutboxEntry *entry, const OutboxTransport *transport,
 		entry->state = OUTBOX_ENTRY_SENT;
 		entry->attempts++;
 		entry->topic->in_flight++;
-		entry->window->all->in_flight++;
+		all->in_flight++;
 	}
 	return failure;
 }
@@ -288,10 +305,9 @@ free_entry(OutboxEntry *entry)
 	entry->window->all->bytes -= entry->cost;
 	entry->topic->bytes -= entry->cost;
 	entry->topic->entries--;
-	outbox_message_free(entry->message);
 	if (entry->error != NULL)
 		pfree(entry->error);
-	pfree(entry);
+	outbox_message_free(&entry->message);
 }
 
 void
@@ -303,6 +319,8 @@ outbox_window_pop(OutboxWindow *window)
 
 		if (entry != NULL && entry->state != OUTBOX_ENTRY_DONE)
 			break;
+		if (window->first + PREFETCH < window->next)
+			outbox_entry_prefetch(outbox_window_entry(window, window->first + PREFETCH));
 		if (entry != NULL)
 			free_entry(entry);
 		window->first++;
@@ -353,7 +371,7 @@ outbox_window_trim(OutboxWindow *window, int keep, OutboxPosition *pos)
 		from--;
 	if (from == window->next)
 		return false;
-	outbox_position_before(outbox_window_entry(window, from)->message, pos);
+	outbox_position_before(&outbox_window_entry(window, from)->message, pos);
 	for (uint64 seq = from; seq < window->next; seq++)
 		free_entry(outbox_window_entry(window, seq));
 	window->next = from;

@@ -22,10 +22,14 @@ typedef enum OutboxEntryState
 	OUTBOX_ENTRY_DONE			/* acknowledged, or a dead letter */
 } OutboxEntryState;
 
-/* A message in a window.  Its address is the record's tag in the transport. */
+#define OUTBOX_UUID_BYTES	37
+
+/*
+ * A message in a window.  Its address is the record's tag in the transport.  It
+ * is the room before the message (reader.h), so both are one chunk of memory.
+ */
 typedef struct OutboxEntry
 {
-	OutboxMessage *message;
 	OutboxTopic *topic;
 	struct OutboxWindow *window;
 	uint64		seq;			/* place in the window */
@@ -35,9 +39,22 @@ typedef struct OutboxEntry
 	int			attempts;
 	char	   *error;			/* of a refusal, in a chunk with reason */
 	char	   *reason;
-	int			nheaders;
-	OutboxHeader headers[FLEXIBLE_ARRAY_MEMBER];
+	char		uuid[OUTBOX_UUID_BYTES];	/* message id, where it is derived */
+	OutboxMessage message;		/* and what belongs to it */
 } OutboxEntry;
+
+/*
+ * Tens of thousands of entries are in flight, more than caches hold: what looks
+ * at many of them in turn has them loaded ahead.
+ */
+static inline void
+outbox_entry_prefetch(const OutboxEntry *entry)
+{
+#ifdef __GNUC__
+	__builtin_prefetch(entry);
+	__builtin_prefetch(&entry->message.published);
+#endif
+}
 
 /* What all windows of a relay share. */
 typedef struct OutboxWindows
@@ -49,6 +66,8 @@ typedef struct OutboxWindows
 	uint64		suspects;		/* refused together with others */
 	Size		record_overhead;	/* of the client library */
 	Size		header_overhead;
+	OutboxHeader *headers;		/* of the record being sent */
+	int			headers_size;
 } OutboxWindows;
 
 /*

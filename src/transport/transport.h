@@ -87,9 +87,9 @@ typedef struct OutboxReport
 {
 	void	   *tag;
 	OutboxFailure failure;		/* OK, TOPIC, DEAD, SUSPECT or PURGED */
-	char		name[64];		/* of the error, empty when OK */
-	const char *text;			/* of the error, static or valid until the
-								 * next poll() */
+	const char *name;			/* of the error, empty when OK; like text,
+								 * static or valid until the next poll() */
+	const char *text;			/* of the error, or NULL */
 } OutboxReport;
 
 typedef struct OutboxTransportConfig

@@ -192,7 +192,7 @@ gather(OutboxClient *client, Tally *tally)
 			if (tally->of_tag)
 				tally->of_tag[(intptr_t) reports[i].tag] = reports[i].failure;
 			if (reports[i].failure != OUTBOX_OK)
-				memcpy(tally->name, reports[i].name, sizeof(tally->name));
+				snprintf(tally->name, sizeof(tally->name), "%s", reports[i].name);
 		}
 	}
 }

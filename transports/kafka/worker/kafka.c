@@ -76,7 +76,7 @@ kafka_client_free(OutboxClient *client)
 	for (int i = 0; i < client->nsecrets; i++)
 		free(client->secrets[i]);
 	free(client->secrets);
-	free(client->ahead);
+	free(client->reports);
 	pthread_cond_destroy(&client->probe_wake);
 	pthread_mutex_destroy(&client->probe_lock);
 	free(client);
@@ -205,7 +205,9 @@ static void
 kafka_flush(OutboxClient *client)
 {
 	if (client->lingers && client->accepted > 0)
-		rd_kafka_flush(client->rk, 1);
+		(void) rd_kafka_flush(client->rk, 1);
+	if (client->reports_first < client->reports_end)
+		kafka_wake(client);		/* it has called back */
 }
 
 /*
@@ -239,7 +241,6 @@ kafka_closer_main(void *arg)
 	OutboxClient *client = closer->client;
 
 	kafka_probe_stop(client);
-	kafka_events_destroy(client);
 	kafka_topics_destroy(client);
 	rd_kafka_queue_io_event_enable(client->queue, -1, NULL, 0);
 	rd_kafka_queue_destroy(client->queue);

@@ -70,16 +70,12 @@ struct OutboxClient
 	KafkaTopic *topics[KAFKA_TOPIC_BUCKETS];
 	KafkaTopic *last_topic;		/* of the last send() */
 
-	/*
-	 * Events taken off the queue: the one being handed out by poll(), and
-	 * those that send() found when it looked for failures (kafka_send.c).
-	 */
-	rd_kafka_event_t *event;
-	rd_kafka_event_t **ahead;
-	int			ahead_len;
-	int			ahead_pos;
-	int			ahead_size;
-	bool		failure_ahead;	/* a failed report waits for poll() */
+	/* Reports that the library has made and poll() has not handed out. */
+	OutboxReport *reports;
+	size_t		reports_first;
+	size_t		reports_end;
+	size_t		reports_size;
+	bool		failure_ahead;	/* a failed one waits for poll() */
 	int64_t		drained_tick;	/* coarse ms when the queue was last empty */
 
 	/* status */
@@ -90,6 +86,11 @@ struct OutboxClient
 	bool		refused_config; /* a report blamed the configuration */
 	OutboxError error;
 	int64_t		config_error_ms;	/* when "error" was last a CONFIG one */
+
+	/* the last record that was too large: its neighbours are its batch */
+	rd_kafka_topic_t *too_large_topic;
+	int32_t		too_large_partition;
+	bool		too_large_noted;
 
 	/* prober */
 	pthread_mutex_t probe_lock;
@@ -133,7 +134,13 @@ extern rd_kafka_resp_err_t kafka_watch_brokers(rd_kafka_t *rk,
 											   const rd_kafka_conf_t *conf,
 											   void *opaque, char *errstr,
 											   size_t errstr_size);
-extern void kafka_events_destroy(OutboxClient *client);
+extern void kafka_delivered(rd_kafka_t *rk, const rd_kafka_message_t *message,
+							void *opaque);
+extern void kafka_failed(rd_kafka_t *rk, int err, const char *reason,
+						 void *opaque);
+extern void kafka_logged(const rd_kafka_t *rk, int level,
+						 const char *facility, const char *text);
+extern bool kafka_reports_reserve(OutboxClient *client);
 
 /* kafka_probe.c */
 extern OutboxFailure kafka_probe_topic(OutboxClient *client, const char *topic,

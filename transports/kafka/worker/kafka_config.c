@@ -321,7 +321,9 @@ kafka_config_build(OutboxClient *client, const OutboxTransportConfig *config,
 		rd_kafka_conf_destroy(conf);
 		return NULL;
 	}
-	rd_kafka_conf_set_events(conf, RD_KAFKA_EVENT_DR | RD_KAFKA_EVENT_ERROR |
-							 RD_KAFKA_EVENT_LOG);
+	rd_kafka_conf_set_opaque(conf, client);
+	rd_kafka_conf_set_dr_msg_cb(conf, kafka_delivered);
+	rd_kafka_conf_set_error_cb(conf, kafka_failed);
+	rd_kafka_conf_set_log_cb(conf, kafka_logged);
 	return conf;
 }

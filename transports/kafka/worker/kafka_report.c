@@ -231,26 +231,73 @@ classify(OutboxClient *client, const rd_kafka_message_t *message)
 	return OUTBOX_TOPIC;
 }
 
-/* One message of a delivery report. */
+/*
+ * A batch of several records was refused as too large: tell the configuration,
+ * once a client.  All of a batch are reported together.
+ */
 static void
-report_message(OutboxClient *client, const rd_kafka_message_t *message,
-			   OutboxReport *report)
+note_too_large(OutboxClient *client, const rd_kafka_message_t *message)
 {
-	client->accepted--;
+	bool		several = client->too_large_topic == message->rkt &&
+		client->too_large_partition == message->partition;
+
+	if (several && !client->too_large_noted)
+	{
+		client->too_large_noted = true;
+		kafka_config_batch_refused(client);
+	}
+	client->too_large_topic = message->rkt;
+	client->too_large_partition = message->partition;
+}
+
+/*
+ * The library's delivery report callback.  It frees the record right after, so
+ * that the record's memory is touched once; what the relay needs to know is
+ * kept for poll().  There is room, see kafka_reports_reserve().
+ */
+void
+kafka_delivered(rd_kafka_t *rk, const rd_kafka_message_t *message, void *opaque)
+{
+	OutboxClient *client = opaque;
+	OutboxReport *report = &client->reports[client->reports_end++];
+
+	(void) rk;
 	report->tag = message->_private;
 	if (message->err == RD_KAFKA_RESP_ERR_NO_ERROR)
 	{
 		report->failure = OUTBOX_OK;
-		report->name[0] = '\0';
+		report->name = "";
 		report->text = NULL;
 		if (kafka_verdicts_any())
 			kafka_verdict_lift(rd_kafka_topic_name(message->rkt));
 		return;
 	}
+	if (is_size_error(message->err))
+		note_too_large(client, message);
 	report->failure = classify(client, message);
-	snprintf(report->name, sizeof(report->name), "%s",
-			 rd_kafka_err2name(message->err));
-	report->text = rd_kafka_err2str(message->err);	/* static */
+	report->name = rd_kafka_err2name(message->err); /* both are static */
+	report->text = rd_kafka_err2str(message->err);
+	client->failure_ahead = true;
+}
+
+/*
+ * Make sure that every accepted record, and one more, has room for its report.
+ * False when there is no memory.
+ */
+bool
+kafka_reports_reserve(OutboxClient *client)
+{
+	size_t		size = client->reports_size ? client->reports_size * 2 : 1024;
+	OutboxReport *grown;
+
+	if (client->reports_first + client->accepted < client->reports_size)
+		return true;
+	grown = realloc(client->reports, size * sizeof(OutboxReport));
+	if (grown == NULL)
+		return false;
+	client->reports = grown;
+	client->reports_size = size;
+	return true;
 }
 
 /* Take in an error of the client as a whole: fatal, or status only. */
@@ -298,101 +345,51 @@ check_fatal(OutboxClient *client)
 	client->nerrors++;
 }
 
-/* Everything but delivery reports. */
-static void
-serve_event(OutboxClient *client, rd_kafka_event_t *event)
+/* The library's error callback; in the main thread, as all of them. */
+void
+kafka_failed(rd_kafka_t *rk, int err, const char *reason, void *opaque)
 {
-	const char *facility;
-	const char *text;
-	int			level;
+	OutboxClient *client = opaque;
 
-	switch (rd_kafka_event_type(event))
-	{
-		case RD_KAFKA_EVENT_ERROR:
-			if (rd_kafka_event_error(event) == RD_KAFKA_RESP_ERR__FATAL ||
-				rd_kafka_event_error_is_fatal(event))
-				check_fatal(client);
-			else if (!client->failed)
-				note_error(client, rd_kafka_event_error(event),
-						   rd_kafka_event_error_string(event));
-			break;
-		case RD_KAFKA_EVENT_LOG:
-			if (rd_kafka_event_log(event, &facility, &text, &level) == 0 &&
-				client->debug)
-			{
-				char		line[1024];
-
-				snprintf(line, sizeof(line), "%s", text);
-				kafka_scrub(client, line, sizeof(line));
-				kafka_log_line(level, facility, line);
-			}
-			break;
-		default:
-			break;
-	}
-	rd_kafka_event_destroy(event);
+	(void) rk;
+	if (err == RD_KAFKA_RESP_ERR__FATAL)
+		check_fatal(client);
+	else if (!client->failed)
+		note_error(client, err, reason);
 }
 
-/* Room for one more event in our own list? */
-static bool
-ahead_has_room(OutboxClient *client)
+/* The library's log callback; it may log when the option "debug" is set. */
+void
+kafka_logged(const rd_kafka_t *rk, int level, const char *facility, const char *text)
 {
-	int			size = client->ahead_size ? client->ahead_size * 2 : 64;
-	rd_kafka_event_t **grown;
+	OutboxClient *client = rk == NULL ? NULL : rd_kafka_opaque(rk);
+	char		line[1024];
 
-	if (client->ahead_len < client->ahead_size)
-		return true;
-	grown = realloc(client->ahead, size * sizeof(*grown));
-	if (grown == NULL)
-		return false;
-	client->ahead = grown;
-	client->ahead_size = size;
-	return true;
+	if (client == NULL || !client->debug)
+		return;
+	snprintf(line, sizeof(line), "%s", text);
+	kafka_scrub(client, line, sizeof(line));
+	kafka_log_line(level, facility, line);
+}
+
+/* Have the library call back for all that it has. */
+static void
+serve(OutboxClient *client)
+{
+	(void) rd_kafka_queue_poll_callback(client->queue, 0);
+	client->drained_tick = kafka_now_ms();
 }
 
 /*
- * Move what has arrived into our own list, to learn whether a failure is
- * among it (see kafka_send.c).  The eventfd is left readable for poll().
+ * Take in what has arrived, to learn whether a failure is among it (see
+ * kafka_send.c).  The eventfd is left readable for poll().
  */
 void
 kafka_look_ahead(OutboxClient *client)
 {
-	rd_kafka_event_t *event;
-	bool		moved = false;
-
-	while (ahead_has_room(client) &&
-		   (event = rd_kafka_queue_poll(client->queue, 0)) != NULL)
-	{
-		if (rd_kafka_event_type(event) != RD_KAFKA_EVENT_DR)
-		{
-			serve_event(client, event);
-			continue;
-		}
-		client->ahead[client->ahead_len++] = event;
-		if (rd_kafka_event_error(event) != RD_KAFKA_RESP_ERR_NO_ERROR)
-			client->failure_ahead = true;
-		moved = true;
-	}
-	client->drained_tick = kafka_now_ms();
-	if (moved)
+	serve(client);
+	if (client->reports_first < client->reports_end)
 		kafka_wake(client);
-}
-
-/* The next event, from our list first; NULL when there is none. */
-static rd_kafka_event_t *
-next_event(OutboxClient *client)
-{
-	rd_kafka_event_t *event;
-
-	if (client->ahead_pos < client->ahead_len)
-		return client->ahead[client->ahead_pos++];
-	client->ahead_pos = client->ahead_len = 0;
-	client->failure_ahead = false;
-
-	event = rd_kafka_queue_poll(client->queue, 0);
-	if (event == NULL)
-		client->drained_tick = kafka_now_ms();
-	return event;
 }
 
 /*
@@ -411,66 +408,35 @@ purge_returned(OutboxClient *client)
 		kafka_purge_queues(client);
 }
 
-/* A batch of several was too large: tell the configuration. */
-static void
-note_refused_batch(OutboxClient *client, rd_kafka_event_t *event)
-{
-	if (is_size_error(rd_kafka_event_error(event)) &&
-		rd_kafka_event_message_count(event) > 1)
-		kafka_config_batch_refused(client);
-}
-
 /* See transport.h. */
 int
 kafka_poll(OutboxClient *client, OutboxReport *reports, int max)
 {
 	uint64_t	counter;
-	int			n = 0;
+	size_t		n;
 
 	while (read(client->fd, &counter, sizeof(counter)) < 0 && errno == EINTR)
 		;
 	if (client->draining)
 		purge_returned(client);
-	while (n < max)
+	if (client->reports_first == client->reports_end)
+		serve(client);
+	n = client->reports_end - client->reports_first;
+	if (n > (size_t) max)
 	{
-		const rd_kafka_message_t *message;
-
-		if (client->event == NULL)
-		{
-			rd_kafka_event_t *event = next_event(client);
-
-			if (event == NULL)
-				return n;
-			if (rd_kafka_event_type(event) != RD_KAFKA_EVENT_DR)
-			{
-				serve_event(client, event);
-				continue;
-			}
-			note_refused_batch(client, event);
-			client->event = event;
-		}
-		message = rd_kafka_event_message_next(client->event);
-		if (message != NULL)
-			report_message(client, message, &reports[n++]);
-		else
-		{
-			rd_kafka_event_destroy(client->event);
-			client->event = NULL;
-		}
+		n = max;
+		kafka_wake(client);		/* there is more */
 	}
-	kafka_wake(client);			/* there may be more */
-	return n;
-}
-
-/* At close: reports that nobody asked for any more. */
-void
-kafka_events_destroy(OutboxClient *client)
-{
-	if (client->event != NULL)
-		rd_kafka_event_destroy(client->event);
-	client->event = NULL;
-	while (client->ahead_pos < client->ahead_len)
-		rd_kafka_event_destroy(client->ahead[client->ahead_pos++]);
+	if (n > 0)
+		memcpy(reports, client->reports + client->reports_first, n * sizeof(OutboxReport));
+	client->accepted -= n;
+	client->reports_first += n;
+	if (client->reports_first == client->reports_end)
+	{
+		client->reports_first = client->reports_end = 0;
+		client->failure_ahead = false;
+	}
+	return (int) n;
 }
 
 /* See transport.h. */
