@@ -6,7 +6,9 @@ use OutboxTest;
 use OutboxLog;
 
 my $kafka = OutboxKafka->shared;
+# what is delivered stays in the log: where a rule is off, it is sent again
 my $pg = OutboxTest->server('main', conf => <<END);
+outbox.retention = 1h
 outbox.segment_size = 64kB
 outbox.poll_interval = 100ms
 autovacuum = off
