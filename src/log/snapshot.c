@@ -143,32 +143,46 @@ outbox_snapshot_out(const OutboxSnapshot *s)
 	return buf.data;
 }
 
+/* From that form; NULL when it is not. */
 OutboxSnapshot *
-outbox_snapshot_in(const char *text)
+outbox_snapshot_parse(const char *text)
 {
 	int			commas = 1;
 	OutboxSnapshot *s;
 	char	   *end;
 
 	for (const char *p = text; *p; p++)
+	{
+		if (strchr("0123456789:,", *p) == NULL)
+			return NULL;
 		commas += (*p == ',');
+	}
 	s = palloc0(snapshot_size(commas));
 	s->xmin = strtou64(text, &end, 10);
 	if (*end == ':')
 		s->xmax = strtou64(end + 1, &end, 10);
-	if (*end != ':' || s->xmax == 0)
+	if (*end != ':' || s->xmin == 0 || s->xmax < s->xmin)
+		return NULL;
+	for (end++; *end != '\0'; end += (*end == ','))
+	{
+		uint64		xid = strtou64(end, &end, 10);
+
+		if (xid < s->xmin || xid >= s->xmax || (*end != ',' && *end != '\0'))
+			return NULL;
+		s->xip[s->nxip++] = xid;
+	}
+	normalize(s);
+	return s;
+}
+
+OutboxSnapshot *
+outbox_snapshot_in(const char *text)
+{
+	OutboxSnapshot *s = outbox_snapshot_parse(text);
+
+	if (s == NULL)
 		ereport(ERROR,
 				(errcode(ERRCODE_DATA_CORRUPTED),
 				 errmsg("invalid snapshot \"%s\" in a position of pg_outbox", text)));
-	end++;
-	while (*end != '\0')
-	{
-		s->xip[s->nxip++] = strtou64(end, &end, 10);
-		if (*end == ',')
-			end++;
-		else
-			break;
-	}
-	normalize(s);
 	return s;
 }

@@ -15,6 +15,7 @@
 #include "utils/snapshot.h"
 
 extern OutboxSnapshot *outbox_snapshot_from(Snapshot snapshot);
+extern OutboxSnapshot *outbox_snapshot_parse(const char *text);
 extern bool outbox_snapshot_equal(const OutboxSnapshot *a, const OutboxSnapshot *b);
 
 /* Which of two snapshots of this server was taken earlier?  < 0: a; 0: they

@@ -23,6 +23,8 @@
  */
 #include "postgres.h"
 
+#include <ctype.h>
+
 #include <unistd.h>
 
 #include "compat.h"
@@ -49,12 +51,28 @@
 #define PREFETCH			8		/* reports ahead */
 
 /* Wait longer after each failure in a row. */
-static void
-back_off(Relay *relay)
+void
+relay_back_off(Relay *relay)
 {
 	relay->back_off_ms = relay->back_off_ms == 0 ? MIN_BACK_OFF_MS :
 		Min(relay->back_off_ms * 2, MAX_BACK_OFF_MS);
 	INSTR_TIME_SET_CURRENT(relay->retry_at);
+}
+
+/* Where positions are kept, with exactly-once delivery; in the current context. */
+static char *
+position_topic(const OutboxServer *server)
+{
+	char	   *topic;
+
+	if (server->core.position_topic != NULL)
+		return server->core.position_topic;
+	/* characters that every broker takes in a name */
+	topic = psprintf("pg_outbox.position.%s", server->name);
+	for (char *c = topic; *c; c++)
+		if (!isalnum((unsigned char) *c) && strchr("._-", *c) == NULL)
+			*c = '_';
+	return topic;
 }
 
 /* Have a client; false while it can't be had. */
@@ -83,18 +101,31 @@ relay_client_ensure(Relay *relay)
 	config.max_batch = relay->small_batches ? SMALL_BATCH : 0;
 	config.max_bytes = (size_t) outbox_relay_memory * 1024;
 	config.max_message_size = (size_t) outbox_max_message_size * 1024;
-	relay->client = relay->transport->open(&config, &error);
+	if (relay->server->core.exactly_once)
+	{
+		config.transactional_id = config.bookmark_key =
+			psprintf("pg_outbox.%s.%s", relay->server->core.home, relay->server->name);
+		config.bookmark_topic = position_topic(relay->server);
+	}
+	if (config.transactional_id != NULL && relay->transport->transaction == NULL)
+	{
+		strlcpy(error.text, "this kind of server can't deliver exactly once", sizeof(error.text));
+		strlcpy(error.hint, "Set its option exactly_once to false.", sizeof(error.hint));
+	}
+	else
+		relay->client = relay->transport->open(&config, &error);
 	MemoryContextSwitchTo(old);
 	MemoryContextDelete(scratch);
 	if (relay->client == NULL)
 	{
 		relay_set_error(relay, error.text, error.hint);
 		relay_set_state(relay, OUTBOX_STATE_ERROR);
-		back_off(relay);
+		relay_back_off(relay);
 		return false;
 	}
 	relay->errors_seen = 0;
 	relay_drop_wait_set(relay);
+	relay_chunk_client_opened(relay);
 	return true;
 }
 
@@ -168,10 +199,15 @@ take_report(Relay *relay, const OutboxReport *report, Delivered *d)
 
 	outbox_entry_answered(entry);
 	entry->topic->moved = d->moved;
+	if (report->failure != OUTBOX_OK)
+		relay->chunk.must_abort = true;
 	switch (report->failure)
 	{
 		case OUTBOX_OK:
-			take_ok(relay, entry, d);
+			if (relay->chunk.state == OUTBOX_CHUNK_NONE)
+				take_ok(relay, entry, d);
+			else
+				outbox_entry_hold(entry);
 			break;
 		case OUTBOX_DEAD:
 			relay_refuse(relay, entry, report->name, text);
@@ -219,6 +255,24 @@ relay_collect(Relay *relay)
 	} while (n == REPORTS_AT_ONCE);
 }
 
+/* The transaction of a window's held entries is committed. */
+void
+relay_take_held(Relay *relay, OutboxWindow *window)
+{
+	Delivered	d = {0};
+
+	d.now = GetCurrentTimestamp();
+	for (uint64 seq = window->first; seq < window->next && relay->windows->held > 0; seq++)
+	{
+		OutboxEntry *entry = outbox_window_entry(window, seq);
+
+		if (entry != NULL && entry->state == OUTBOX_ENTRY_HELD)
+			take_ok(relay, entry, &d);
+	}
+	show_delivered(relay, &d);
+	outbox_window_pop(window);
+}
+
 /* May an entry be sent by what standbys have?  Asked once a batch. */
 static bool
 is_replicated(const OutboxEntry *entry, const OutboxBatch **last)
@@ -239,10 +293,16 @@ send_entry(Relay *relay, OutboxEntry *entry)
 	OutboxError error = {0};
 	OutboxTopic *topic = entry->topic;
 
+	if (!relay_chunk_begin(relay))
+		return false;
 	switch (outbox_entry_send(entry, relay->transport, relay->client, &error))
 	{
 		case OUTBOX_OK:
+			relay->chunk.bytes += entry->cost;
 			return true;
+		case OUTBOX_ABORT:
+			relay->chunk.must_abort = true;
+			return false;
 		case OUTBOX_DEAD:
 			relay_refuse(relay, entry, error.name, error.text);
 			return false;
@@ -280,7 +340,7 @@ send_stream(Relay *relay, OutboxStream *stream)
 		if (passing)
 			window->unsent = seq;
 		if (entry == NULL || entry->state == OUTBOX_ENTRY_SENT ||
-			entry->state == OUTBOX_ENTRY_DONE)
+			entry->state == OUTBOX_ENTRY_HELD || entry->state == OUTBOX_ENTRY_DONE)
 			continue;
 		if (entry->state == OUTBOX_ENTRY_REFUSED ||
 			entry->topic->state != OUTBOX_TOPIC_FINE)
@@ -314,6 +374,9 @@ relay_send(Relay *relay)
 	bool		waits;
 	ListCell   *lc;
 
+	if (relay->chunk.state != OUTBOX_CHUNK_NONE && relay->chunk.state != OUTBOX_CHUNK_READY &&
+		relay->chunk.state != OUTBOX_CHUNK_OPEN)
+		return relay->main.waits_for_standby;
 	send_stream(relay, &relay->main);
 	waits = relay->main.waits_for_standby;
 	/* a topic that leaves main meanwhile is added at the end */
@@ -325,6 +388,18 @@ relay_send(Relay *relay)
 	return waits;
 }
 
+/* Wait for reports and take them. */
+void
+relay_await_reports(Relay *relay, long timeout_ms)
+{
+	(void) WaitLatchOrSocket(MyLatch,
+							 WL_LATCH_SET | WL_SOCKET_READABLE | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
+							 relay->transport->event_fd(relay->client), timeout_ms,
+							 outbox_wait_event("OutboxRelayDrain"));
+	ResetLatch(MyLatch);
+	relay_collect(relay);
+}
+
 /* Have all reports, within bounds. */
 static void
 drain(Relay *relay, long timeout_ms)
@@ -334,14 +409,7 @@ drain(Relay *relay, long timeout_ms)
 	INSTR_TIME_SET_CURRENT(start);
 	relay_collect(relay);
 	while (relay->windows->in_flight > 0 && relay_ms_since(start) < timeout_ms)
-	{
-		(void) WaitLatchOrSocket(MyLatch,
-								 WL_LATCH_SET | WL_SOCKET_READABLE | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
-								 relay->transport->event_fd(relay->client), 50,
-								 outbox_wait_event("OutboxRelayDrain"));
-		ResetLatch(MyLatch);
-		relay_collect(relay);
-	}
+		relay_await_reports(relay, 50);
 }
 
 /*
@@ -384,11 +452,17 @@ void
 relay_client_close(Relay *relay, bool wait)
 {
 	OutboxTransportStatus status;
+	bool		held_too;
 
 	if (relay->client == NULL)
 		return;
+	if (wait)
+		relay_chunk_finish(relay, DRAIN_TIMEOUT_MS);
+	if (relay->client == NULL)
+		return;					/* it was lost meanwhile */
 	relay->transport->status(relay->client, &status);
-	if (!status.was_connected)
+	/* what is in a transaction that is not committed is sent again anyway */
+	if (!status.was_connected || relay->chunk.state != OUTBOX_CHUNK_NONE)
 	{
 		relay->transport->purge(relay->client, true);
 		drain(relay, PURGE_TIMEOUT_MS);
@@ -412,9 +486,10 @@ relay_client_close(Relay *relay, bool wait)
 				 errmsg("the client library of server \"%s\" could not be stopped in time",
 						relay->server->name_local)));
 	relay->connected = false;
-	outbox_window_rewind(relay->main.window);
+	held_too = relay_chunk_client_closed(relay);
+	outbox_window_rewind(relay->main.window, held_too);
 	for (int i = 0; i < list_length(relay->lagging); i++)
-		outbox_window_rewind(((OutboxStream *) list_nth(relay->lagging, i))->window);
+		outbox_window_rewind(((OutboxStream *) list_nth(relay->lagging, i))->window, held_too);
 }
 
 /*
@@ -446,6 +521,10 @@ state_with_client(Relay *relay, const OutboxTransportStatus *status)
 	if (!status->connected)
 		return status->error.failure == OUTBOX_CONFIG ? OUTBOX_STATE_ERROR :
 			status->nerrors > 0 ? OUTBOX_STATE_RETRYING : OUTBOX_STATE_STARTING;
+	if (relay->chunk.failing)
+		return OUTBOX_STATE_ERROR;
+	if (relay->chunk.state == OUTBOX_CHUNK_INIT || relay->chunk.state == OUTBOX_CHUNK_LOAD)
+		return OUTBOX_STATE_STARTING;
 	if (relay->main.waits_for_standby)
 		return OUTBOX_STATE_WAITING_FOR_STANDBY;
 	if (relay->server->core.on_error == OUTBOX_ON_ERROR_BLOCK)
@@ -472,18 +551,26 @@ relay_client_check(Relay *relay)
 		relay->errors_seen = status.nerrors;
 		relay_set_error(relay, status.error.text, status.error.hint);
 	}
+	if (status.failed && relay->chunk.state != OUTBOX_CHUNK_NONE)
+	{
+		relay_chunk_lost(relay, &status.error);
+		return;
+	}
 	if (status.failed)
 	{
 		relay_client_close(relay, false);
 		narrow(relay, was_careful);
 		if (was_careful || (relay->windows->suspects == 0 && relay->narrowing == 0))
-			back_off(relay);
+			relay_back_off(relay);
 		relay_set_state(relay, status.error.failure == OUTBOX_CONFIG ?
 						OUTBOX_STATE_ERROR : OUTBOX_STATE_RETRYING);
 		return;
 	}
-	if (relay->careful != (relay->windows->suspects > 0) ||
-		(relay->small_batches && relay->narrowing == 0))
+	if (relay->chunk.state == OUTBOX_CHUNK_READY && relay->windows->suspects > 0)
+		narrow(relay, was_careful);
+	if (relay->chunk.state <= OUTBOX_CHUNK_READY &&
+		(relay->careful != (relay->windows->suspects > 0) ||
+		 relay->small_batches != (relay->narrowing > 0)))
 	{
 		relay_client_close(relay, true);
 		return;

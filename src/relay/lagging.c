@@ -141,6 +141,25 @@ lagging_restore(Relay *relay, const char *name, const OutboxPosition *pos)
 	return stream;
 }
 
+/* Forget all of them; they hold nothing. */
+void
+lagging_drop_all(Relay *relay)
+{
+	ListCell   *lc;
+
+	foreach(lc, relay->lagging)
+	{
+		OutboxStream *stream = lfirst(lc);
+
+		stream->topic->stream = NULL;
+		outbox_reader_free(stream->reader);
+		outbox_window_free(stream->window);
+		MemoryContextDelete(stream->context);
+	}
+	list_free(relay->lagging);
+	relay->lagging = NIL;
+}
+
 static void
 show_trouble(Relay *relay, const OutboxTopic *topic, const char *text, const char *hint)
 {

@@ -93,7 +93,7 @@ server_changed(Datum arg, int cacheid, uint32 hashvalue)
 static bool
 must_stop(Relay *relay)
 {
-	return ShutdownRequestPending || !outbox_enabled ||
+	return ShutdownRequestPending || !outbox_enabled || relay->start_again ||
 		pg_atomic_read_u32(&relay->slot->stop) != 0 ||
 		outbox_held_off(MyDatabaseId);
 }
@@ -132,6 +132,9 @@ load_server(Relay *relay)
 	if (relay->server != NULL &&
 		(relay->server->client_hash != server->client_hash || server->problem != NULL))
 		relay_client_close(relay, true);
+	if (relay->fenced && (relay->server->client_hash != server->client_hash ||
+						  relay->server->core_hash != server->core_hash))
+		relay->start_again = true;
 	relay->back_off_ms = 0;
 	if (relay->server_context != NULL)
 		MemoryContextDelete(relay->server_context);
@@ -216,11 +219,16 @@ store_in_time(Relay *relay)
 static long
 paused_turn(Relay *relay)
 {
+	long		wait = PAUSED_WAIT_MS;
+
 	take_answers(relay);
+	if (relay->client != NULL && relay->chunk.state >= OUTBOX_CHUNK_OPEN &&
+		relay_chunk_turn(relay, false))
+		wait = 0;
 	(void) store_in_time(relay);
 	relay_show_figures(relay);
 	relay_set_state(relay, OUTBOX_STATE_PAUSED);
-	return relay->windows->in_flight > 0 ? BUSY_WAIT_MS : PAUSED_WAIT_MS;
+	return relay->windows->in_flight > 0 ? Min(wait, BUSY_WAIT_MS) : wait;
 }
 
 /* One turn of the loop; how long it may sleep afterwards, in ms. */
@@ -239,8 +247,13 @@ relay_turn(Relay *relay)
 	}
 	if (relay->server->core.paused)
 		return paused_turn(relay);
+	if (relay->fenced)
+	{
+		relay_set_state(relay, OUTBOX_STATE_FENCED);
+		return PAUSED_WAIT_MS;
+	}
 	load_transport(relay);
-	more = relay_read_log(relay);
+	more = relay_chunk_may_read(relay) && relay_read_log(relay);
 	if (relay_client_ensure(relay))
 	{
 		relay_keep_refused(relay);
@@ -252,7 +265,9 @@ relay_turn(Relay *relay)
 		if (relay->windows->in_flight < sent_before)
 			more = true;
 		lagging_probe(relay);
-		relay_client_check(relay);
+		more = relay_chunk_turn(relay, more);
+		if (relay->client != NULL)
+			relay_client_check(relay);
 		if (relay->client == NULL && relay->back_off_ms == 0)
 			more = true;
 	}
@@ -409,7 +424,8 @@ finish(Relay *relay)
 {
 	instr_time	start;
 
-	if (relay->main.reader == NULL)
+	/* what we know is old when another one has delivered */
+	if (relay->main.reader == NULL || relay->fenced)
 		return;
 	relay_client_close(relay, true);
 	relay_keep_refused(relay);

@@ -18,6 +18,7 @@
 #include "transport/registry.h"
 
 struct Relay;
+struct OutboxBookmark;
 
 /*
  * A reader and what it has read.  The main stream has all topics but those
@@ -49,6 +50,35 @@ typedef struct OutboxAcked
 	int			n;				/* of pairs */
 	uint64		left;			/* ids not met yet */
 } OutboxAcked;
+
+typedef enum OutboxChunkState
+{
+	OUTBOX_CHUNK_NONE,			/* no transactions, or no client */
+	OUTBOX_CHUNK_INIT,			/* the client takes over its identity */
+	OUTBOX_CHUNK_LOAD,			/* its bookmark is being read */
+	OUTBOX_CHUNK_READY,			/* between two chunks */
+	OUTBOX_CHUNK_OPEN,			/* messages are being sent */
+	OUTBOX_CHUNK_CLOSING,		/* answers are being waited for */
+	OUTBOX_CHUNK_COMMIT,		/* the bookmark is sent: committing */
+	OUTBOX_CHUNK_ABORT
+} OutboxChunkState;
+
+/* What is sent in one of the broker's transactions, see chunk.c. */
+typedef struct OutboxChunk
+{
+	OutboxChunkState state;
+	bool		loaded;			/* we know where to go on */
+	bool		uncertain;		/* whether the last one was committed */
+	bool		must_abort;
+	bool		failing;		/* the bookmark can't be read */
+	Size		bytes;
+	int64		n;				/* number of its bookmark */
+	instr_time	begun;
+	XLogRecPtr	base_lsn;		/* WAL that positions as loaded rest on */
+	int			aborts;			/* in a row */
+	instr_time	aborted_at;
+	OutboxError cause;			/* of the abort under way */
+} OutboxChunk;
 
 typedef struct Relay
 {
@@ -82,6 +112,9 @@ typedef struct Relay
 	uint64		errors_seen;
 	WaitEventSet *wait_set;
 	bool		connected;
+	OutboxChunk chunk;
+	bool		fenced;			/* another instance delivers */
+	bool		start_again;	/* fenced, and altered since */
 
 	int64		position_n;		/* number of the position stored last */
 	instr_time	stored_at;
@@ -97,6 +130,19 @@ extern bool relay_client_destroy(Relay *relay, int timeout_ms);
 extern void relay_client_check(Relay *relay);
 extern void relay_collect(Relay *relay);
 extern bool relay_send(Relay *relay);
+extern void relay_back_off(Relay *relay);
+extern void relay_take_held(Relay *relay, OutboxWindow *window);
+extern void relay_await_reports(Relay *relay, long timeout_ms);
+
+/* chunk.c */
+extern bool relay_chunk_may_read(const Relay *relay);
+extern bool relay_chunk_may_store(const Relay *relay);
+extern bool relay_chunk_begin(Relay *relay);
+extern bool relay_chunk_turn(Relay *relay, bool more);
+extern void relay_chunk_finish(Relay *relay, long timeout_ms);
+extern void relay_chunk_client_opened(Relay *relay);
+extern bool relay_chunk_client_closed(Relay *relay);
+extern void relay_chunk_lost(Relay *relay, const OutboxError *error);
 
 /* refused.c */
 extern void relay_refuse(Relay *relay, OutboxEntry *entry, const char *name,
@@ -108,6 +154,7 @@ extern void relay_topic_trouble(Relay *relay, OutboxTopic *topic,
 								OutboxTopicState state, const OutboxError *error);
 extern OutboxStream *lagging_restore(Relay *relay, const char *topic,
 									 const OutboxPosition *pos);
+extern void lagging_drop_all(Relay *relay);
 extern void lagging_probe(Relay *relay);
 extern void lagging_watch_head(Relay *relay);
 extern void lagging_find_stalled(Relay *relay);
@@ -120,6 +167,8 @@ extern bool lagging_is_active(Relay *relay);
 /* stored.c */
 extern bool relay_positions_load(Relay *relay);
 extern bool relay_positions_store(Relay *relay, bool last);
+extern List *relay_positions_behind_chunk(Relay *relay);
+extern void relay_positions_replace(Relay *relay, const struct OutboxBookmark *bookmark);
 extern bool relay_is_acked(Relay *relay, uint64 id);
 
 /* read.c */

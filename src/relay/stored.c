@@ -26,6 +26,7 @@
 #include "access/xact.h"
 #include "compat.h"
 #include "fault.h"
+#include "log/bookmark.h"
 #include "log/position.h"
 #include "relay/relay.h"
 #include "utils/memutils.h"
@@ -88,31 +89,42 @@ note_stored(OutboxStream *stream, const OutboxPosition *pos)
 	stream->stored_nxip = pos->s2->nxip;
 }
 
-/* Go on from the stored positions; false when there are none. */
-bool
-relay_positions_load(Relay *relay)
+/* Readers that go on from these positions; false when the main one is missing. */
+static bool
+restore(Relay *relay, List *positions, bool stored)
 {
-	MemoryContext old = MemoryContextSwitchTo(relay->scratch);
-	List	   *positions = outbox_positions_load(relay->serverid, &relay->position_n);
 	ListCell   *lc;
 	bool		found = false;
 
 	foreach(lc, positions)
 	{
 		OutboxStoredPosition *position = lfirst(lc);
+		OutboxStream *stream = &relay->main;
 
 		if (position->topic != NULL)
-			note_stored(lagging_restore(relay, position->topic, &position->pos), &position->pos);
+			stream = lagging_restore(relay, position->topic, &position->pos);
 		else
 		{
 			relay->main.reader = outbox_reader_create(relay->context, relay->extoid,
 													  &position->pos);
-			note_stored(&relay->main, &position->pos);
 			if (position->nacked > 0)
 				take_acked(relay, position);
 			found = true;
 		}
+		if (stored)
+			note_stored(stream, &position->pos);
 	}
+	return found;
+}
+
+/* Go on from the stored positions; false when there are none. */
+bool
+relay_positions_load(Relay *relay)
+{
+	MemoryContext old = MemoryContextSwitchTo(relay->scratch);
+	bool		found = restore(relay, outbox_positions_load(relay->serverid, &relay->position_n),
+								true);
+
 	if (!OUTBOX_RULE("position-numbers"))
 		relay->position_n = 0;
 	MemoryContextSwitchTo(old);
@@ -120,15 +132,61 @@ relay_positions_load(Relay *relay)
 	return found;
 }
 
-/* Collect the ids that are acknowledged beyond a window's oldest entry. */
+/*
+ * Go on from a bookmark instead, which is newer.  Nothing was read yet.  The
+ * database's rows are all written anew, those of topics that lag no more go.
+ */
+void
+relay_positions_replace(Relay *relay, const OutboxBookmark *bookmark)
+{
+	ListCell   *lc;
+
+	Assert(outbox_window_is_empty(relay->main.window));
+	foreach(lc, relay->lagging)
+	{
+		OutboxStream *stream = lfirst(lc);
+		MemoryContext old = MemoryContextSwitchTo(relay->context);
+
+		relay->rejoined = lappend(relay->rejoined, pstrdup(stream->topic->name));
+		MemoryContextSwitchTo(old);
+	}
+	lagging_drop_all(relay);
+	outbox_reader_free(relay->main.reader);
+	relay->main.stored = false;
+	relay->acked.n = 0;
+	relay->acked.left = 0;
+	(void) restore(relay, bookmark->positions, false);
+	relay->position_n = bookmark->n;
+}
+
+/* Is it done once the transaction under way is committed? */
+static bool
+is_settled(const OutboxEntry *entry)
+{
+	return entry == NULL || entry->state == OUTBOX_ENTRY_HELD ||
+		entry->state == OUTBOX_ENTRY_DONE;
+}
+
+/* The oldest entry that is not; the window's end: all are. */
+static uint64
+first_unsettled(const OutboxWindow *window)
+{
+	uint64		seq = window->first;
+
+	while (seq < window->next && is_settled(outbox_window_entry(window, seq)))
+		seq++;
+	return seq;
+}
+
+/* Collect the ids that are settled beyond a window's oldest entry that is not. */
 static uint64 *
 collect_done(const OutboxWindow *window, uint64 *ids, uint64 *n, uint64 *allocated)
 {
-	for (uint64 seq = window->first; seq < window->next; seq++)
+	for (uint64 seq = first_unsettled(window); seq < window->next; seq++)
 	{
 		const OutboxEntry *entry = outbox_window_entry(window, seq);
 
-		if (entry == NULL || entry->state != OUTBOX_ENTRY_DONE)
+		if (entry == NULL || !is_settled(entry))
 			continue;
 		if (*n == *allocated)
 		{
@@ -209,22 +267,24 @@ is_stored_or_later(const OutboxStream *stream, const OutboxSnapshot *s)
 }
 
 /*
- * Where a stream stands.  Of a batch that standbys don't have yet nothing is
+ * Where a stream stands; behind_held: when what is held is done.  Of a batch that standbys don't have yet nothing is
  * sent; and the position must not name its snapshot: then it is the one before
  * the batch.
  */
 static void
-stream_position(OutboxStream *stream, OutboxPosition *pos)
+stream_position(OutboxStream *stream, bool behind_held, OutboxPosition *pos)
 {
 	OutboxWindow *window = stream->window;
 	OutboxBatch *batch = outbox_reader_batch(stream->reader);
+	uint64		seq;
 
 	outbox_window_pop(window);
-	if (outbox_window_is_empty(window))
+	seq = behind_held ? first_unsettled(window) : window->first;
+	if (seq == window->next)
 		outbox_reader_position(stream->reader, pos);
 	else
 	{
-		const OutboxMessage *first = &outbox_window_entry(window, window->first)->message;
+		const OutboxMessage *first = &outbox_window_entry(window, seq)->message;
 
 		batch = first->batch;
 		outbox_position_before(first, pos);
@@ -244,7 +304,7 @@ add_moved(List **list, OutboxStream *stream, bool anyway)
 	OutboxStoredPosition *position = palloc0(sizeof(OutboxStoredPosition));
 	OutboxPosition *pos = &position->pos;
 
-	stream_position(stream, pos);
+	stream_position(stream, false, pos);
 	if (stream->stored && !anyway && OUTBOX_RULE("position-when-moved") &&
 		pos->cursor == stream->stored_cursor && pos->low == stream->stored_low &&
 		pos->s2->xmax == stream->stored_xmax && pos->s2->nxip == stream->stored_nxip)
@@ -255,6 +315,28 @@ add_moved(List **list, OutboxStream *stream, bool anyway)
 		position->topic = stream->topic->name;
 	*list = lappend(*list, position);
 	return true;
+}
+
+/* The positions of all streams when the transaction under way is committed. */
+List *
+relay_positions_behind_chunk(Relay *relay)
+{
+	OutboxStoredPosition *position = palloc0(sizeof(OutboxStoredPosition));
+	List	   *positions = list_make1(position);
+	ListCell   *lc;
+
+	stream_position(&relay->main, true, &position->pos);
+	fill_acked(relay, position);
+	foreach(lc, relay->lagging)
+	{
+		OutboxStream *stream = lfirst(lc);
+
+		position = palloc0(sizeof(OutboxStoredPosition));
+		position->topic = stream->topic->name;
+		stream_position(stream, true, &position->pos);
+		positions = lappend(positions, position);
+	}
+	return positions;
 }
 
 static void
@@ -316,6 +398,11 @@ relay_positions_store(Relay *relay, bool last)
 	bool		safe;
 	ListCell   *lc;
 
+	if (!relay_chunk_may_store(relay))
+	{
+		MemoryContextSwitchTo(old);
+		return false;
+	}
 	foreach(lc, relay->lagging)
 		together = together || !((OutboxStream *) lfirst(lc))->stored;
 	safe = add_moved(&positions, &relay->main, together);

@@ -251,9 +251,27 @@ outbox_window_clear(OutboxWindow *window)
 			outbox_entry_clear(outbox_window_entry(window, seq));
 }
 
+static void
+uncount_held(OutboxEntry *entry)
+{
+	entry->window->all->held--;
+	entry->window->all->held_bytes -= entry->cost;
+}
+
+void
+outbox_entry_hold(OutboxEntry *entry)
+{
+	entry->state = OUTBOX_ENTRY_HELD;
+	entry->window->all->held++;
+	entry->window->all->held_bytes += entry->cost;
+	outbox_entry_clear(entry);
+}
+
 void
 outbox_entry_done(OutboxEntry *entry)
 {
+	if (entry->state == OUTBOX_ENTRY_HELD)
+		uncount_held(entry);
 	if (entry->state == OUTBOX_ENTRY_REFUSED)
 		entry->window->refused--;
 	entry->state = OUTBOX_ENTRY_DONE;
@@ -329,7 +347,7 @@ outbox_window_pop(OutboxWindow *window)
 }
 
 void
-outbox_window_rewind(OutboxWindow *window)
+outbox_window_rewind(OutboxWindow *window, bool held)
 {
 	for (uint64 seq = window->first; seq < window->next; seq++)
 	{
@@ -337,6 +355,11 @@ outbox_window_rewind(OutboxWindow *window)
 
 		if (entry != NULL && entry->state == OUTBOX_ENTRY_SENT)
 			outbox_entry_answered(entry);
+		else if (entry != NULL && held && entry->state == OUTBOX_ENTRY_HELD)
+		{
+			uncount_held(entry);
+			entry->state = OUTBOX_ENTRY_QUEUED;
+		}
 	}
 	window->unsent = window->first;
 }

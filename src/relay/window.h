@@ -18,6 +18,8 @@ typedef enum OutboxEntryState
 {
 	OUTBOX_ENTRY_QUEUED,		/* to be sent */
 	OUTBOX_ENTRY_SENT,			/* no report yet */
+	OUTBOX_ENTRY_HELD,			/* acknowledged, in a transaction that is not
+								 * committed yet */
 	OUTBOX_ENTRY_REFUSED,		/* refused alone: to become a dead letter */
 	OUTBOX_ENTRY_DONE			/* acknowledged, or a dead letter */
 } OutboxEntryState;
@@ -64,6 +66,8 @@ typedef struct OutboxWindows
 	Size		bytes;			/* cost of all entries */
 	uint64		in_flight;		/* sent, without a report */
 	uint64		suspects;		/* refused together with others */
+	uint64		held;			/* acknowledged, not committed */
+	Size		held_bytes;
 	Size		record_overhead;	/* of the client library */
 	Size		header_overhead;
 	OutboxHeader *headers;		/* of the record being sent */
@@ -115,6 +119,7 @@ extern OutboxFailure outbox_entry_send(OutboxEntry *entry,
 extern void outbox_entry_answered(OutboxEntry *entry);
 
 /* What becomes of it then. */
+extern void outbox_entry_hold(OutboxEntry *entry);
 extern void outbox_entry_done(OutboxEntry *entry);
 extern void outbox_entry_queue(OutboxEntry *entry);
 extern void outbox_entry_suspect(OutboxEntry *entry);
@@ -125,8 +130,11 @@ extern void outbox_entry_refuse(OutboxEntry *entry, const char *error, const cha
 /* Free the entries that are done, oldest first. */
 extern void outbox_window_pop(OutboxWindow *window);
 
-/* Everything without an answer has to be sent again (the client is gone). */
-extern void outbox_window_rewind(OutboxWindow *window);
+/*
+ * Everything without an answer has to be sent again (the client is gone); with
+ * held, also what was acknowledged in a transaction that is aborted.
+ */
+extern void outbox_window_rewind(OutboxWindow *window, bool held);
 
 /* Move a topic's entries, in their order, to an empty window. */
 extern void outbox_window_move_topic(OutboxWindow *from, OutboxWindow *to,

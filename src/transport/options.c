@@ -28,7 +28,7 @@
 #define UUID_LEN				36
 
 const char *const outbox_core_option_names[] = {
-	"topics", "format", "exactly_once", "start", "on_error", "topic_timeout",
+	"topics", "format", "exactly_once", "position_topic", "start", "on_error", "topic_timeout",
 	"paused", "home", "extra", NULL
 };
 
@@ -103,12 +103,19 @@ static bool
 take_exactly_once(OutboxCoreOptions *core, const char *name, const char *value,
 				  OutboxOptionError *error)
 {
-	if (!take_bool(&core->exactly_once, name, value, error))
-		return false;
-	if (!core->exactly_once)
-		return true;
-	return not_yet(error, name, value,
-				   pstrdup("Leave it out: delivery is at least once, with duplicates only after a crash; consumers tell them by the header \"message-id\"."));
+	return take_bool(&core->exactly_once, name, value, error);
+}
+
+/* What it may be called is for the transport to know. */
+static bool
+take_position_topic(OutboxCoreOptions *core, const char *name, const char *value,
+					OutboxOptionError *error)
+{
+	if (value[0] == '\0')
+		return bad_value(error, name, value, NULL,
+						 pstrdup("Allowed is the name of a topic; leave it out for one named after the server."));
+	core->position_topic = pstrdup(value);
+	return true;
 }
 
 static bool
@@ -293,7 +300,7 @@ take_extra(OutboxCoreOptions *core, const char *name, const char *value,
 
 /* In the order of outbox_core_option_names. */
 static const TakeFunction take_functions[] = {
-	take_topics, take_format, take_exactly_once, take_start, take_on_error,
+	take_topics, take_format, take_exactly_once, take_position_topic, take_start, take_on_error,
 	take_topic_timeout, take_paused, take_home, take_extra
 };
 

@@ -42,6 +42,7 @@ typedef struct OutboxCoreOptions
 	OutboxPatterns *patterns;
 	OutboxFormat format;
 	bool		exactly_once;
+	char	   *position_topic; /* of exactly_once; NULL: the default */
 	OutboxStart start;
 	OutboxOnError on_error;
 	int64		topic_timeout;	/* ms, or OUTBOX_FOR_EVER */

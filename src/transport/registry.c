@@ -297,6 +297,8 @@ hash_options(OutboxServer *server, List *options)
 	initStringInfo(&buf);
 	append_with_nul(&buf, server->name);
 	append_with_nul(&buf, server->library);
+	if (server->core.exactly_once)
+		append_with_nul(&buf, server->core.position_topic ? server->core.position_topic : "");
 	for (int i = 0; i < server->noptions; i++)
 	{
 		append_with_nul(&buf, server->options[i].name);

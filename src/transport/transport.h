@@ -44,8 +44,20 @@ typedef enum OutboxFailure
 	OUTBOX_PURGED,				/* given back unsent or undecided by purge()
 								 * or a fatal error: to be sent again */
 	OUTBOX_FATAL,				/* this client instance is of no more use */
-	OUTBOX_CONFIG				/* settings, credentials: needs a person */
+	OUTBOX_CONFIG,				/* settings, credentials: needs a person */
+	OUTBOX_ABORT,				/* this transaction can only be aborted */
+	OUTBOX_FENCED				/* another instance has our identity now */
 } OutboxFailure;
+
+/* The steps of transactional delivery. */
+typedef enum OutboxTxnStep
+{
+	OUTBOX_TXN_INIT,			/* fence former instances, settle what they
+								 * left open; once, before all else */
+	OUTBOX_TXN_BEGIN,
+	OUTBOX_TXN_COMMIT,
+	OUTBOX_TXN_ABORT
+} OutboxTxnStep;
 
 typedef struct OutboxError
 {
@@ -105,6 +117,12 @@ typedef struct OutboxTransportConfig
 								 * the library's default */
 	size_t		max_bytes;		/* bound of accepted, unreported bytes */
 	size_t		max_message_size;	/* bytes */
+
+	/* NULL: without transactions; else the client's identity across restarts,
+	 * and where its bookmarks are */
+	const char *transactional_id;
+	const char *bookmark_topic;
+	const char *bookmark_key;
 } OutboxTransportConfig;
 
 typedef struct OutboxTransportStatus
@@ -174,6 +192,33 @@ typedef struct OutboxTransport
 	 * process must exit, for borrowed memory may still be read.
 	 */
 	bool		(*close) (OutboxClient *client, int timeout_ms);
+
+	/*
+	 * Transactions; NULL: the broker has none.  What is sent between BEGIN and
+	 * COMMIT becomes visible together, or not at all.
+	 *
+	 * transaction() takes up to timeout_ms, and answers RETRY as long as the
+	 * step is not done: poll(), then call it again.  Else OK, ABORT, FENCED,
+	 * FATAL or CONFIG, with *error.  COMMIT and ABORT need all reports to have
+	 * been polled.
+	 */
+	OutboxFailure (*transaction) (OutboxClient *client, OutboxTxnStep step,
+								  int timeout_ms, OutboxError *error);
+
+	/*
+	 * Write the client's bookmark, as part of the transaction.  It is copied
+	 * and makes no report.
+	 */
+	OutboxFailure (*bookmark_write) (OutboxClient *client, const char *text,
+									 OutboxError *error);
+
+	/*
+	 * Read the last committed bookmark, after INIT; the place for it is made
+	 * when it is missing.  RETRY: not known yet, ask again.  OK: *text is it, or
+	 * NULL when there is none; valid until close().
+	 */
+	OutboxFailure (*bookmark_read) (OutboxClient *client, const char **text,
+									OutboxError *error);
 
 	/* version text of the library, for the log */
 	const char *(*version) (void);

@@ -77,6 +77,8 @@ kafka_client_free(OutboxClient *client)
 		free(client->secrets[i]);
 	free(client->secrets);
 	free(client->reports);
+	free(client->transactional_id);
+	kafka_bookmark_free(client);
 	pthread_cond_destroy(&client->probe_wake);
 	pthread_mutex_destroy(&client->probe_lock);
 	free(client);
@@ -179,6 +181,11 @@ kafka_open(const OutboxTransportConfig *config, OutboxError *error)
 	client = kafka_client_new(error);
 	if (client == NULL)
 		return NULL;
+	if (config->transactional_id != NULL && !kafka_bookmark_prepare(client, config, error))
+	{
+		kafka_client_free(client);
+		return NULL;
+	}
 	if (watched_producer_new(client, config, error) == NULL)
 	{
 		kafka_client_free(client);
@@ -241,6 +248,7 @@ kafka_closer_main(void *arg)
 	OutboxClient *client = closer->client;
 
 	kafka_probe_stop(client);
+	kafka_bookmark_stop(client);
 	kafka_topics_destroy(client);
 	rd_kafka_queue_io_event_enable(client->queue, -1, NULL, 0);
 	rd_kafka_queue_destroy(client->queue);
@@ -338,6 +346,9 @@ const OutboxTransport kafka_transport = {
 	.flush = kafka_flush,
 	.purge = kafka_purge,
 	.close = kafka_close,
+	.transaction = kafka_transaction,
+	.bookmark_write = kafka_bookmark_write,
+	.bookmark_read = kafka_bookmark_read,
 	.version = kafka_version,
 	.record_overhead = 200,
 	.header_overhead = 190,

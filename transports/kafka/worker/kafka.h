@@ -100,6 +100,14 @@ struct OutboxClient
 	bool		probe_stop;
 	KafkaTopic *probe_queue;
 
+	/* transactions, see kafka_txn.c */
+	bool		transactional;
+	char	   *transactional_id;
+	char	   *bookmark_topic;
+	rd_kafka_resp_err_t bookmark_err;	/* of a failed one */
+	char	   *bookmark_key;
+	struct KafkaBookmarkReader *bookmark_reader;
+
 	/* values of secret options, to keep them out of texts */
 	char	  **secrets;
 	int			nsecrets;
@@ -109,6 +117,9 @@ struct OutboxClient
 extern rd_kafka_conf_t *kafka_config_build(OutboxClient *client,
 										   const OutboxTransportConfig *config,
 										   OutboxError *error);
+extern rd_kafka_conf_t *kafka_config_consumer(OutboxClient *client,
+											  const OutboxTransportConfig *config,
+											  OutboxError *error);
 extern void kafka_config_batch_refused(OutboxClient *client);
 extern void kafka_config_record_refused(void);
 extern void kafka_config_lived(int64_t lived_ms);
@@ -130,6 +141,7 @@ extern void kafka_status(OutboxClient *client, OutboxTransportStatus *status);
 extern OutboxFailure kafka_error_set(OutboxError *error, OutboxFailure failure,
 									 rd_kafka_resp_err_t err,
 									 const char *text);
+extern bool kafka_is_config_error(rd_kafka_resp_err_t err);
 extern rd_kafka_resp_err_t kafka_watch_brokers(rd_kafka_t *rk,
 											   const rd_kafka_conf_t *conf,
 											   void *opaque, char *errstr,
@@ -152,6 +164,27 @@ extern void kafka_verdict_add(const char *topic, rd_kafka_resp_err_t err);
 extern rd_kafka_resp_err_t kafka_verdict_find(const char *topic);
 extern void kafka_verdict_lift(const char *topic);
 extern bool kafka_verdicts_any(void);
+
+/* kafka_txn.c */
+extern bool kafka_txn_configure(OutboxClient *client, rd_kafka_conf_t *conf,
+								const OutboxTransportConfig *config,
+								OutboxError *error);
+extern OutboxFailure kafka_transaction(OutboxClient *client, OutboxTxnStep step,
+									   int timeout_ms, OutboxError *error);
+extern OutboxFailure kafka_bookmark_write(OutboxClient *client, const char *text,
+										  OutboxError *error);
+extern bool kafka_is_fenced(rd_kafka_resp_err_t err);
+
+/* kafka_bookmark.c */
+extern bool kafka_bookmark_prepare(OutboxClient *client,
+								   const OutboxTransportConfig *config,
+								   OutboxError *error);
+extern OutboxFailure kafka_bookmark_read(OutboxClient *client, const char **text,
+										 OutboxError *error);
+extern void kafka_bookmark_error(OutboxClient *client, OutboxError *error,
+								 OutboxFailure failure, rd_kafka_resp_err_t err);
+extern void kafka_bookmark_stop(OutboxClient *client);
+extern void kafka_bookmark_free(OutboxClient *client);
 
 /* kafka.c */
 extern const OutboxTransport kafka_transport;

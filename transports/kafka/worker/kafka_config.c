@@ -296,6 +296,25 @@ set_owned(OutboxClient *client, rd_kafka_conf_t *conf,
 	return set_property(conf, "enable.gapless.guarantee", "true", error);
 }
 
+/*
+ * For a consumer that connects as the client does.  Options of producers are
+ * set too: the library ignores them, and would log that it does.
+ */
+rd_kafka_conf_t *
+kafka_config_consumer(OutboxClient *client, const OutboxTransportConfig *config,
+					  OutboxError *error)
+{
+	rd_kafka_conf_t *conf = rd_kafka_conf_new();
+
+	rd_kafka_conf_set_log_cb(conf, NULL);
+	if (set_options(client, conf, config, error) &&
+		(config->client_id == NULL || is_given(config, "client.id") ||
+		 set_property(conf, "client.id", config->client_id, error)))
+		return conf;
+	rd_kafka_conf_destroy(conf);
+	return NULL;
+}
+
 /* NULL with *error filled when an option is refused. */
 rd_kafka_conf_t *
 kafka_config_build(OutboxClient *client, const OutboxTransportConfig *config,
@@ -318,6 +337,12 @@ kafka_config_build(OutboxClient *client, const OutboxTransportConfig *config,
 	{
 		kafka_error_set(error, OUTBOX_CONFIG, RD_KAFKA_RESP_ERR__INVALID_ARG,
 						"option \"bootstrap.servers\" is missing");
+		rd_kafka_conf_destroy(conf);
+		return NULL;
+	}
+	if (config->transactional_id != NULL &&
+		!kafka_txn_configure(client, conf, config, error))
+	{
 		rd_kafka_conf_destroy(conf);
 		return NULL;
 	}

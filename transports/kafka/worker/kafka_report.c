@@ -86,6 +86,8 @@ hint_for(OutboxFailure failure, rd_kafka_resp_err_t err)
 			return "Add partitions to the topic, or publish to one that it has.";
 		case RD_KAFKA_RESP_ERR_MSG_SIZE_TOO_LARGE:
 			return "Raise the topic's max.message.bytes, or message.max.bytes of the server.";
+		case RD_KAFKA_RESP_ERR_INVALID_TRANSACTION_TIMEOUT:
+			return "Raise transaction.max.timeout.ms of the brokers to 60000 or more.";
 		case RD_KAFKA_RESP_ERR__ALL_BROKERS_DOWN:
 		case RD_KAFKA_RESP_ERR__RESOLVE:
 		case RD_KAFKA_RESP_ERR__TRANSPORT:
@@ -113,8 +115,8 @@ kafka_error_set(OutboxError *error, OutboxFailure failure,
 }
 
 /* Errors that only new options or grants can mend. */
-static bool
-is_config_error(rd_kafka_resp_err_t err)
+bool
+kafka_is_config_error(rd_kafka_resp_err_t err)
 {
 	switch (err)
 	{
@@ -127,6 +129,8 @@ is_config_error(rd_kafka_resp_err_t err)
 		case RD_KAFKA_RESP_ERR_CLUSTER_AUTHORIZATION_FAILED:
 		case RD_KAFKA_RESP_ERR_UNSUPPORTED_COMPRESSION_TYPE:
 		case RD_KAFKA_RESP_ERR_INVALID_REQUIRED_ACKS:
+		case RD_KAFKA_RESP_ERR_TRANSACTIONAL_ID_AUTHORIZATION_FAILED:
+		case RD_KAFKA_RESP_ERR_INVALID_TRANSACTION_TIMEOUT:
 			return true;
 		default:
 			return false;
@@ -198,7 +202,7 @@ classify(OutboxClient *client, const rd_kafka_message_t *message)
 		case RD_KAFKA_RESP_ERR__UNKNOWN_TOPIC:
 			return OUTBOX_TOPIC;
 		case RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED:
-			if (fatal || client->careful)
+			if (fatal || client->careful || client->transactional)
 				kafka_verdict_add(name, err);	/* not seen in metadata */
 			return OUTBOX_TOPIC;
 		case RD_KAFKA_RESP_ERR_TOPIC_EXCEPTION:
@@ -220,11 +224,13 @@ classify(OutboxClient *client, const rd_kafka_message_t *message)
 	}
 	if (is_record_error(err))
 		return OUTBOX_SUSPECT;
-	if (is_config_error(err))
+	if (kafka_is_config_error(err))
 	{
 		client->refused_config = true;
 		return OUTBOX_PURGED;
 	}
+	if (client->transactional && is_undecided(err))
+		return OUTBOX_PURGED;	/* the transaction is aborted */
 	if (fatal || client->purging)
 		return is_undecided(err) || client->purging ? OUTBOX_PURGED
 			: OUTBOX_SUSPECT;
@@ -259,9 +265,17 @@ void
 kafka_delivered(rd_kafka_t *rk, const rd_kafka_message_t *message, void *opaque)
 {
 	OutboxClient *client = opaque;
-	OutboxReport *report = &client->reports[client->reports_end++];
+	OutboxReport *report;
 
 	(void) rk;
+	if (message->_private == NULL)
+	{
+		/* a bookmark; when it failed, so has the transaction */
+		if (message->err != RD_KAFKA_RESP_ERR_NO_ERROR)
+			client->bookmark_err = message->err;
+		return;
+	}
+	report = &client->reports[client->reports_end++];
 	report->tag = message->_private;
 	if (message->err == RD_KAFKA_RESP_ERR_NO_ERROR)
 	{
@@ -310,7 +324,7 @@ note_error(OutboxClient *client, rd_kafka_resp_err_t err, const char *errstr)
 
 	snprintf(text, sizeof(text), "%s", errstr ? errstr : "");
 	kafka_scrub(client, text, sizeof(text));
-	if (is_config_error(err))
+	if (kafka_is_config_error(err))
 		failure = OUTBOX_CONFIG;
 
 	/* "Connection lost" follows each refused password: keep the cause. */
@@ -335,7 +349,8 @@ check_fatal(OutboxClient *client)
 
 	if (err == RD_KAFKA_RESP_ERR_NO_ERROR || client->purging)
 		return;
-	failure = is_config_error(err) || client->refused_config
+	failure = kafka_is_fenced(err) ? OUTBOX_FENCED
+		: kafka_is_config_error(err) || client->refused_config
 		? OUTBOX_CONFIG : OUTBOX_FATAL;
 	if (client->failed && client->error.failure == failure)
 		return;

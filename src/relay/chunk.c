@@ -1,0 +1,480 @@
+/*-------------------------------------------------------------------------
+ *
+ * chunk.c
+ *	  Exactly-once delivery: chunks of messages in the broker's transactions.
+ *
+ * A chunk is what has been sent since the last commit, of all streams.  When
+ * there is nothing more to send, or it is large or old enough, all its answers
+ * are waited for; then the positions behind it are written as the client's
+ * bookmark, and chunk and bookmark are committed together.  So a reader of what
+ * is committed sees a message if and only if the bookmark says that it is done,
+ * whatever crashes, and whoever starts next goes on from the bookmark.
+ *
+ * Until then an answered message is held, not done: it stays in its window,
+ * and no position passes it.  When the transaction is aborted (a record was
+ * refused, a topic is missing) it is queued again, in its place.
+ *
+ * Numbers.  Every position that is stored, here or in the database, gets the
+ * next number; the higher one counts.  The database's is stored after a commit
+ * and never while the outcome of one is open: else it would, with an older
+ * position, outrank a bookmark that was committed.
+ *
+ * An open outcome.  A client that is lost while it commits leaves the question
+ * of whether it did.  Its successor first settles what it left (INIT), and then
+ * the bookmark's number tells.  Held messages wait for that.
+ *
+ * Fencing.  The identity of a client at the broker is made of the log's uuid and
+ * the server's name, so a second relay with the same ones makes the broker
+ * refuse the first, which stops and does not fight.  The broker does the same
+ * to a transaction that was open for longer than it waits, with the same error:
+ * a client that lost touch for so long is replaced.
+ *
+ * Copyright (c) 2026, pg_outbox contributors
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/xact.h"
+#include "access/xlog.h"
+#include "fault.h"
+#include "guc.h"
+#include "log/bookmark.h"
+#include "log/identity.h"
+#include "log/position.h"
+#include "miscadmin.h"
+#include "relay/relay.h"
+#include "utils/memutils.h"
+
+#define STEP_MS				100		/* that a step of a transaction may wait */
+#define BUSY_STEP_MS		1		/* while there is something to read */
+#define OLD_CHUNK_MS		15000	/* a quarter of what the broker waits */
+#define EXPIRED_CHUNK_MS	50000	/* nearly what the broker waits */
+#define SILENT_MS			10000	/* for an answer, before it is aborted */
+#define MAX_ABORT_PAUSE_MS	10000
+
+bool
+relay_chunk_may_read(const Relay *relay)
+{
+	return !relay->server->core.exactly_once || relay->chunk.loaded;
+}
+
+bool
+relay_chunk_may_store(const Relay *relay)
+{
+	return relay->chunk.state != OUTBOX_CHUNK_COMMIT && !relay->chunk.uncertain &&
+		relay_chunk_may_read(relay);
+}
+
+/* Show an error, unless it is the one that is shown. */
+static void
+show_once(Relay *relay, const OutboxError *error)
+{
+	if (strcmp(relay->slot->last_error, error->text) != 0 ||
+		relay->slot->state != OUTBOX_STATE_ERROR)
+		relay_set_error(relay, error->text, error->hint);
+}
+
+/* The client is of no more use. */
+void
+relay_chunk_lost(Relay *relay, const OutboxError *error)
+{
+	OutboxChunk *chunk = &relay->chunk;
+	bool		in_transaction = chunk->state >= OUTBOX_CHUNK_OPEN;
+
+	if (error->failure == OUTBOX_FENCED &&
+		!(in_transaction && relay_ms_since(chunk->begun) >= EXPIRED_CHUNK_MS))
+	{
+		relay_set_error(relay, "fenced by another instance",
+						"Another relay delivers for this server. When it does not any more, run outbox.pause() and outbox.resume().");
+		relay->fenced = true;
+		relay_client_close(relay, false);
+		relay_set_state(relay, OUTBOX_STATE_FENCED);
+		return;
+	}
+	show_once(relay, error);
+	relay_client_close(relay, false);
+	relay_back_off(relay);
+	relay_set_state(relay, error->failure == OUTBOX_CONFIG ?
+					OUTBOX_STATE_ERROR : OUTBOX_STATE_RETRYING);
+}
+
+/* Take a step of the transaction; true when it is done. */
+static bool
+step(Relay *relay, OutboxTxnStep which, int timeout_ms)
+{
+	OutboxChunk *chunk = &relay->chunk;
+	OutboxError error = {0};
+	OutboxFailure failure = relay->transport->transaction(relay->client, which,
+														  timeout_ms, &error);
+
+	switch (failure)
+	{
+		case OUTBOX_OK:
+			return true;
+		case OUTBOX_RETRY:
+			return false;
+		case OUTBOX_ABORT:
+			chunk->state = OUTBOX_CHUNK_ABORT;
+			chunk->cause = error;
+			return false;
+		default:
+			relay_chunk_lost(relay, &error);
+			return false;
+	}
+}
+
+/* Call for each stream's window. */
+static void
+for_all_windows(Relay *relay, void (*function) (Relay *relay, OutboxWindow *window))
+{
+	ListCell   *lc;
+
+	function(relay, relay->main.window);
+	foreach(lc, relay->lagging)
+		function(relay, ((OutboxStream *) lfirst(lc))->window);
+}
+
+static void
+requeue_held(Relay *relay, OutboxWindow *window)
+{
+	outbox_window_rewind(window, true);
+}
+
+static void
+start_over(OutboxChunk *chunk)
+{
+	chunk->state = OUTBOX_CHUNK_READY;
+	chunk->must_abort = false;
+	chunk->bytes = 0;
+}
+
+static void
+committed(Relay *relay)
+{
+	OUTBOX_FAULT("chunk-committed");
+	for_all_windows(relay, relay_take_held);
+	relay->chunk.aborts = 0;
+	start_over(&relay->chunk);
+}
+
+/* Aborted: everything of it is sent again, after a while where that recurs. */
+static void
+aborted(Relay *relay)
+{
+	OutboxChunk *chunk = &relay->chunk;
+
+	for_all_windows(relay, requeue_held);
+	if (chunk->cause.text[0] != '\0' && relay->windows->suspects == 0 &&
+		relay->windows->held == 0 && chunk->aborts > 0)
+		show_once(relay, &chunk->cause);
+	memset(&chunk->cause, 0, sizeof(chunk->cause));
+	chunk->aborts++;
+	INSTR_TIME_SET_CURRENT(chunk->aborted_at);
+	start_over(chunk);
+}
+
+/* Have a transaction to send in; false: not now. */
+bool
+relay_chunk_begin(Relay *relay)
+{
+	OutboxChunk *chunk = &relay->chunk;
+	long		pause;
+
+	if (chunk->state == OUTBOX_CHUNK_NONE || chunk->state == OUTBOX_CHUNK_OPEN)
+		return true;
+	if (chunk->state != OUTBOX_CHUNK_READY)
+		return false;
+	/* the first abort has a cause that was dealt with, as a rule */
+	pause = chunk->aborts < 2 ? 0 : Min(10L << Min(chunk->aborts, 10), MAX_ABORT_PAUSE_MS);
+	if (pause > 0 && relay_ms_since(chunk->aborted_at) < pause)
+		return false;
+	if (!step(relay, OUTBOX_TXN_BEGIN, STEP_MS))
+		return false;
+	chunk->state = OUTBOX_CHUNK_OPEN;
+	INSTR_TIME_SET_CURRENT(chunk->begun);
+	return true;
+}
+
+/*
+ * The positions behind the chunk, as text; NULL while standbys don't have yet
+ * what they rest on.
+ */
+static char *
+make_bookmark(Relay *relay)
+{
+	OutboxChunk *chunk = &relay->chunk;
+	OutboxBookmark bookmark = {0};
+	ListCell   *lc;
+
+	bookmark.positions = relay_positions_behind_chunk(relay);
+	bookmark.lsn = chunk->base_lsn;
+	foreach(lc, bookmark.positions)
+	{
+		XLogRecPtr	lsn = ((OutboxStoredPosition *) lfirst(lc))->pos.lsn;
+
+		if (!outbox_lsn_replicated(lsn))
+			return NULL;
+		bookmark.lsn = Max(bookmark.lsn, lsn);
+	}
+	bookmark.log_uuid = relay->server->core.home;
+	bookmark.n = chunk->n = ++relay->position_n;
+	bookmark.timeline = GetWALInsertionTimeLine();
+	return outbox_bookmark_out(&bookmark);
+}
+
+/* All is answered: write the bookmark. */
+static void
+write_bookmark(Relay *relay)
+{
+	MemoryContext old = MemoryContextSwitchTo(relay->scratch);
+	OutboxError error = {0};
+	char	   *text = make_bookmark(relay);
+
+	if (text != NULL)
+	{
+		OUTBOX_FAULT("chunk-before-bookmark");
+		switch (relay->transport->bookmark_write(relay->client, text, &error))
+		{
+			case OUTBOX_OK:
+				relay->chunk.state = OUTBOX_CHUNK_COMMIT;
+				OUTBOX_FAULT("chunk-before-commit");
+				break;
+			case OUTBOX_RETRY:
+				break;
+			case OUTBOX_ABORT:
+				relay->chunk.state = OUTBOX_CHUNK_ABORT;
+				relay->chunk.cause = error;
+				break;
+			default:
+				relay_chunk_lost(relay, &error);
+		}
+	}
+	MemoryContextSwitchTo(old);
+	MemoryContextReset(relay->scratch);
+}
+
+/*
+ * The chunk can't be completed: some partition does not answer.  It is aborted,
+ * and its topics that are silent wait until they can be looked up.
+ */
+static void
+give_up_silent(Relay *relay)
+{
+	OutboxError error = {OUTBOX_TOPIC};
+	OutboxTopic *topic;
+	int			pos = 0;
+
+	strlcpy(error.name, "SILENT", sizeof(error.name));
+	strlcpy(error.text, "no answer from its brokers", sizeof(error.text));
+	while ((topic = topics_next(relay->windows->topics, &pos)) != NULL)
+		if (topic->in_flight > 0 && topic->state == OUTBOX_TOPIC_FINE &&
+			relay_ms_since(topic->moved) >= SILENT_MS)
+			relay_topic_trouble(relay, topic, OUTBOX_TOPIC_MISSING, &error);
+	relay->chunk.state = OUTBOX_CHUNK_ABORT;
+}
+
+/* Is it time to close the open chunk? */
+static bool
+is_complete(Relay *relay, bool more)
+{
+	return !more || relay->chunk.bytes >= (Size) outbox_relay_memory * 1024 / 2 ||
+		relay_ms_since(relay->chunk.begun) >= OLD_CHUNK_MS;
+}
+
+/* Take the bookmark's positions for those of the database, if they are newer. */
+static void
+choose_position(Relay *relay, const char *text)
+{
+	OutboxBookmark *bookmark = text ? outbox_bookmark_in(text) : NULL;
+	const char *problem = NULL;
+
+	relay->chunk.base_lsn = GetXLogWriteRecPtr();
+	if (text == NULL)
+		return;					/* there is none yet */
+	if (bookmark == NULL)
+		problem = "it can't be read";
+	else
+		problem = outbox_bookmark_problem(bookmark, relay->server->core.home);
+	if (problem != NULL)
+	{
+		ereport(LOG,
+				(errmsg("pg_outbox server \"%s\" does not go on from its position at the broker: %s",
+						relay->server->name_local, problem),
+				 errdetail("It goes on from the position in the database.")));
+		return;
+	}
+	if (bookmark->n <= relay->position_n)
+		return;
+	/* a server that was switched over has read on by its own position */
+	if (!outbox_window_is_empty(relay->main.window) || relay->lagging != NIL)
+		ereport(FATAL,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("server \"%s\" starts again, from its position at the broker",
+						relay->server->name_local)));
+	relay->chunk.base_lsn = bookmark->lsn;
+	relay_positions_replace(relay, bookmark);
+}
+
+/* The bookmark is there: where do we stand? */
+static void
+take_bookmark(Relay *relay, const char *text)
+{
+	OutboxChunk *chunk = &relay->chunk;
+	MemoryContext old = MemoryContextSwitchTo(relay->scratch);
+
+	if (chunk->uncertain)
+	{
+		OutboxBookmark *bookmark = text ? outbox_bookmark_in(text) : NULL;
+
+		chunk->uncertain = false;
+		if (bookmark != NULL && bookmark->n == chunk->n &&
+			strcmp(bookmark->log_uuid, relay->server->core.home) == 0)
+			committed(relay);
+		else
+			aborted(relay);
+	}
+	else
+		choose_position(relay, text);
+	MemoryContextSwitchTo(old);
+	MemoryContextReset(relay->scratch);
+	chunk->loaded = true;
+	start_over(chunk);
+}
+
+static void
+load_bookmark(Relay *relay)
+{
+	OutboxError error = {0};
+	const char *text;
+
+	switch (relay->transport->bookmark_read(relay->client, &text, &error))
+	{
+		case OUTBOX_OK:
+			take_bookmark(relay, text);
+			break;
+		case OUTBOX_RETRY:
+			break;
+		default:
+			show_once(relay, &error);
+			relay_set_state(relay, OUTBOX_STATE_ERROR);
+			relay->chunk.failing = true;
+			return;
+	}
+	relay->chunk.failing = false;
+}
+
+/* A new client: what it has to do first. */
+void
+relay_chunk_client_opened(Relay *relay)
+{
+	OutboxChunk *chunk = &relay->chunk;
+
+	chunk->failing = false;
+	if (relay->server->core.exactly_once)
+		chunk->state = OUTBOX_CHUNK_INIT;
+	else
+	{
+		chunk->state = OUTBOX_CHUNK_NONE;
+		chunk->loaded = false;
+	}
+}
+
+/* The client is closed: true when held messages are to be sent again. */
+bool
+relay_chunk_client_closed(Relay *relay)
+{
+	OutboxChunk *chunk = &relay->chunk;
+
+	if (chunk->state == OUTBOX_CHUNK_COMMIT)
+		chunk->uncertain = true;
+	chunk->state = OUTBOX_CHUNK_NONE;
+	chunk->must_abort = false;
+	chunk->bytes = 0;
+	return !chunk->uncertain;
+}
+
+/* Close the open chunk: commit it, unless it must be aborted. */
+static void
+close_chunk(Relay *relay)
+{
+	OutboxChunk *chunk = &relay->chunk;
+
+	if (chunk->must_abort)
+		chunk->state = OUTBOX_CHUNK_ABORT;
+	else if (relay->windows->in_flight == 0)
+		write_bookmark(relay);
+	else if (relay->connected && relay_ms_since(chunk->begun) >= OLD_CHUNK_MS + SILENT_MS)
+		give_up_silent(relay);
+}
+
+/*
+ * Go on with the transaction.  More: there is more to send at once.  True when
+ * the next turn should follow without a pause.
+ */
+bool
+relay_chunk_turn(Relay *relay, bool more)
+{
+	OutboxChunk *chunk = &relay->chunk;
+	int			wait_ms = more ? BUSY_STEP_MS : STEP_MS;
+
+	switch (chunk->state)
+	{
+		case OUTBOX_CHUNK_NONE:
+			return more;
+		case OUTBOX_CHUNK_READY:
+			return more && chunk->aborts < 2;
+		case OUTBOX_CHUNK_INIT:
+			if (step(relay, OUTBOX_TXN_INIT, STEP_MS))
+			{
+				if (chunk->loaded && !chunk->uncertain)
+					start_over(chunk);
+				else
+					chunk->state = OUTBOX_CHUNK_LOAD;
+			}
+			return relay->client != NULL && relay->connected;
+		case OUTBOX_CHUNK_LOAD:
+			load_bookmark(relay);
+			return chunk->state == OUTBOX_CHUNK_READY;
+		case OUTBOX_CHUNK_OPEN:
+			if (chunk->must_abort || is_complete(relay, more))
+				chunk->state = OUTBOX_CHUNK_CLOSING;
+			else
+				return true;
+			/* FALLTHROUGH */
+		case OUTBOX_CHUNK_CLOSING:
+			close_chunk(relay);
+			if (chunk->state == OUTBOX_CHUNK_CLOSING)
+				return more;
+			break;
+		default:
+			break;
+	}
+	if (chunk->state == OUTBOX_CHUNK_COMMIT && step(relay, OUTBOX_TXN_COMMIT, wait_ms))
+	{
+		relay_collect(relay);
+		committed(relay);
+	}
+	else if (chunk->state == OUTBOX_CHUNK_ABORT && step(relay, OUTBOX_TXN_ABORT, wait_ms))
+	{
+		relay_collect(relay);
+		aborted(relay);
+	}
+	return relay->client != NULL && chunk->state != OUTBOX_CHUNK_NONE;
+}
+
+/* End the open chunk, as far as that can be had in time. */
+void
+relay_chunk_finish(Relay *relay, long timeout_ms)
+{
+	OutboxChunk *chunk = &relay->chunk;
+	instr_time	start;
+
+	INSTR_TIME_SET_CURRENT(start);
+	while (relay->client != NULL && chunk->state >= OUTBOX_CHUNK_OPEN &&
+		   relay_ms_since(start) < timeout_ms)
+	{
+		if (!relay_chunk_turn(relay, false) && relay->client != NULL)
+			relay_await_reports(relay, 5);
+	}
+}
