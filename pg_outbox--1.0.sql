@@ -84,9 +84,13 @@ COMMENT ON FUNCTION outbox.create_segments(int) IS
 	'makes segments in reserve until there are so many';
 REVOKE ALL ON FUNCTION outbox.create_segments(int) FROM PUBLIC;
 
--- the first segment of each of the 8 lanes; no two generations are the same
+-- The first segment of each of the 8 lanes; no two generations are the same.  And
+-- one in reserve: a disk that a backlog has filled has no room for a new segment, but
+-- with one more than there are lanes there is always one to rotate to, or one that is
+-- emptied once its messages are delivered.
 INSERT INTO outbox.segments
 	SELECT outbox.create_segment(), lane, lane + 1 FROM pg_catalog.generate_series(0, 7) lane;
+SELECT outbox.create_segments(9);
 
 -- Whose log this is; see src/log/identity.c.
 CREATE TABLE outbox.log_identity (

@@ -258,18 +258,13 @@ outbox_position_highest_low(void)
 	return low;
 }
 
-/*
- * The latest row of each server and topic, as a snapshot of this moment sees
- * them.
- */
+/* The latest row of each server and topic, by a snapshot taken here. */
 static SPITupleTable *
 read_latest(void)
 {
-	PushActiveSnapshot(GetLatestSnapshot());
 	execute("SELECT DISTINCT ON (server, topic) * FROM outbox.position_log"
 			" ORDER BY server, topic, n DESC",
 			0, NULL, NULL, NULL, SPI_OK_SELECT);
-	PopActiveSnapshot();
 	return SPI_tuptable;
 }
 
@@ -327,12 +322,15 @@ outbox_position_compact(void)
 	{
 		SPITupleTable *latest = NULL;
 
+		/* to have one while rows are written; what reads them takes a newer */
+		PushActiveSnapshot(GetLatestSnapshot());
 		SPI_connect();
 		if (!OUTBOX_RULE("compact-lock-first"))
 			latest = read_latest();
 		if (lock_alone(relid))
 			rewrite(relid, latest != NULL ? latest : read_latest());
 		SPI_finish();
+		PopActiveSnapshot();
 	}
 	CommitTransactionCommand();
 }

@@ -238,7 +238,7 @@ relay_turn(Relay *relay)
 	bool		more;
 	bool		to_store;
 	bool		waits_for_standby = false;
-	uint64		sent_before;
+	uint64		in_flight;
 
 	if (relay->server->problem != NULL)
 	{
@@ -257,12 +257,12 @@ relay_turn(Relay *relay)
 	if (relay_client_ensure(relay))
 	{
 		relay_keep_refused(relay);
-		sent_before = relay->windows->in_flight;
 		waits_for_standby = relay_send(relay);
+		in_flight = relay->windows->in_flight;
 		OUTBOX_FAULT("relay-after-send");
 		take_answers(relay);
 		/* room was made: go on at once */
-		if (relay->windows->in_flight < sent_before)
+		if (relay->windows->in_flight < in_flight)
 			more = true;
 		lagging_probe(relay);
 		more = relay_chunk_turn(relay, more);

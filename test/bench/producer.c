@@ -3,16 +3,15 @@
  * producer.c
  *	  A plain librdkafka producer: what a drain is compared with.
  *
- *	bench_producer BOOTSTRAP TOPIC COUNT PAYLOAD_FILE [property=value ...]
+ *	bench_producer BOOTSTRAP TOPIC COUNT PAYLOAD_FILE POLL_EVERY [property=value ...]
  *
  * Produces COUNT records like those that the relay makes of the benchmark's
  * messages: the payload of the file, a key of 10,000 different ones, the
  * publish time as timestamp, and a header message-id of 36 characters; with
- * the relay's properties, and waits for the delivery report of each.  It is
- * written as one would by the library's own examples, but for two things in
- * its favour: reports are polled for once in a hundred records and not for
- * each, and no more than as many records as the library queues by default are
- * in flight.
+ * the relay's properties, and waits for the delivery report of each.  With
+ * POLL_EVERY 1 it is written as the library's own example is, which polls for
+ * reports after each record; with more, say 100, it saves most of those calls.
+ * No more than as many records as the library queues by default are in flight.
  *
  * Prints the seconds from the first record to the last report.
  *
@@ -27,7 +26,6 @@
 #include "settings.h"
 
 #define MAX_IN_FLIGHT	100000
-#define POLL_EVERY		100
 #define MAX_PAYLOAD		65536
 #define KEYS			10000
 
@@ -97,14 +95,16 @@ main(int argc, char **argv)
 	struct rusage usage;
 	size_t		len;
 	long		count;
+	long		poll_every;
 	double		start;
 
-	if (argc < 5)
-		bench_fail("usage", "bench_producer BOOTSTRAP TOPIC COUNT PAYLOAD_FILE [property=value ...]");
+	if (argc < 6)
+		bench_fail("usage", "bench_producer BOOTSTRAP TOPIC COUNT PAYLOAD_FILE POLL_EVERY [property=value ...]");
 	count = atol(argv[3]);
+	poll_every = atol(argv[5]);
 	len = read_payload(argv[4], payload);
 	conf = bench_producer_conf(argv[1]);
-	for (int i = 5; i < argc; i++)
+	for (int i = 6; i < argc; i++)
 	{
 		char	   *equals = strchr(argv[i], '=');
 
@@ -123,7 +123,7 @@ main(int argc, char **argv)
 	for (long n = 0; n < count; n++)
 	{
 		produce(rk, topic, n, payload, len);
-		if (n % POLL_EVERY == 0)
+		if (n % poll_every == 0)
 			rd_kafka_poll(rk, 0);
 		while (n - acknowledged >= MAX_IN_FLIGHT)
 			rd_kafka_poll(rk, 10);
