@@ -58,8 +58,11 @@ ALTER SERVER good OPTIONS (SET format 'cloudevents');
 ALTER SERVER good OPTIONS (SET format 'cloudevents-structured');
 \echo :LAST_ERROR_SQLSTATE
 ALTER SERVER good OPTIONS (SET exactly_once 'maybe');
-ALTER SERVER good OPTIONS (SET exactly_once 'true');
 \echo :LAST_ERROR_SQLSTATE
+ALTER SERVER good OPTIONS (SET exactly_once 'true');
+ALTER SERVER good OPTIONS (ADD position_topic '');
+ALTER SERVER good OPTIONS (ADD position_topic 'positions');
+ALTER SERVER good OPTIONS (SET exactly_once 'false', DROP position_topic);
 ALTER SERVER good OPTIONS (SET start 'latest');
 ALTER SERVER good OPTIONS (SET on_error 'ignore');
 ALTER SERVER good OPTIONS (SET topic_timeout '300');

@@ -290,7 +290,7 @@ choose_position(Relay *relay, const char *text)
 	const char *problem = NULL;
 
 	relay->chunk.base_lsn = GetXLogWriteRecPtr();
-	if (text == NULL)
+	if (text == NULL || !OUTBOX_RULE("position-at-broker"))
 		return;					/* there is none yet */
 	if (bookmark == NULL)
 		problem = "it can't be read";

@@ -119,6 +119,9 @@ sub delete_topic { my ($self, @topics) = @_; return $self->admin('delete', @topi
 sub set_config { my ($self, $topic, @config) = @_; return $self->admin('config', $topic, @config) }
 sub topics { return map { (split /\t/)[0] } split /\n/, $_[0]->admin('list') }
 
+# Takes over a transactional id, as a second instance would.
+sub fence { my ($self, $id) = @_; return $self->admin('fence', $id) }
+
 # Messages in a topic, as its watermarks say.
 sub count
 {

@@ -15,6 +15,7 @@
  *	leaders TOPIC					one partition a line: partition, leader
  *	watermarks TOPIC				one partition a line: partition, low, high
  *	brokers COUNT [SECONDS]			waits until so many brokers answer
+ *	fence TRANSACTIONAL_ID			takes it over, as another instance would
  *	deny|allow USER OPERATION TOPIC		operation: read, write, describe, all
  *	undeny|unallow USER OPERATION TOPIC
  *
@@ -380,7 +381,26 @@ access_list(bool add, rd_kafka_AclPermissionType_t type, int argc, char **argv)
 }
 
 static void
-run(const char *command, int argc, char **argv)
+fence(const char *bootstrap, int argc, char **argv)
+{
+	rd_kafka_conf_t *conf = rd_kafka_conf_new();
+	rd_kafka_t *producer;
+	rd_kafka_error_t *error;
+
+	if (argc != 1)
+		usage();
+	rd_kafka_conf_set(conf, "bootstrap.servers", bootstrap, NULL, 0);
+	rd_kafka_conf_set(conf, "transactional.id", argv[0], NULL, 0);
+	producer = rd_kafka_new(RD_KAFKA_PRODUCER, conf, errstr, sizeof(errstr));
+	if (!producer)
+		fail("fence", errstr);
+	error = rd_kafka_init_transactions(producer, TIMEOUT_MS);
+	if (error)
+		fail("fence", rd_kafka_error_name(error));
+}
+
+static void
+run(const char *bootstrap, const char *command, int argc, char **argv)
 {
 	if (strcmp(command, "create") == 0 && argc > 1)
 		create(argc, argv);
@@ -400,6 +420,8 @@ run(const char *command, int argc, char **argv)
 		watermarks(argc, argv);
 	else if (strcmp(command, "brokers") == 0)
 		brokers(argc, argv);
+	else if (strcmp(command, "fence") == 0)
+		fence(bootstrap, argc, argv);
 	else if (strcmp(command, "deny") == 0)
 		access_list(true, RD_KAFKA_ACL_PERMISSION_TYPE_DENY, argc, argv);
 	else if (strcmp(command, "allow") == 0)
@@ -439,7 +461,7 @@ main(int argc, char **argv)
 	if (!rk)
 		fail("client", errstr);
 	queue = rd_kafka_queue_new(rk);
-	run(argv[optind + 1], argc - optind - 2, argv + optind + 2);
+	run(argv[optind], argv[optind + 1], argc - optind - 2, argv + optind + 2);
 	fflush(stdout);
 	/* the handle is not destroyed: that may wait for connections */
 	_exit(0);
