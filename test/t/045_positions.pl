@@ -135,7 +135,7 @@ sub too_often
 	restart_relay($fault);
 	deliver();
 	my $n = newest_n();
-	$pg->load(clients => 1, transactions => 300, script => "SELECT outbox.publish('$topic', 'm')")->finish;
+	$pg->load(clients => 1, transactions => 300, script => "SELECT outbox.publish('$topic', 'm');\n\\sleep 5 ms\n")->finish;
 	deliver();
 	return $pg->sql(<<END);
 SELECT count(*) FILTER (WHERE gap < interval '50 ms') > 5
