@@ -61,6 +61,7 @@ ALTER SERVER good OPTIONS (SET exactly_once 'maybe');
 \echo :LAST_ERROR_SQLSTATE
 ALTER SERVER good OPTIONS (SET exactly_once 'true');
 ALTER SERVER good OPTIONS (ADD position_topic '');
+ALTER SERVER good OPTIONS (ADD position_topic 'a b');
 ALTER SERVER good OPTIONS (ADD position_topic 'positions');
 ALTER SERVER good OPTIONS (SET exactly_once 'false', DROP position_topic);
 ALTER SERVER good OPTIONS (SET start 'latest');

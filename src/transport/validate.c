@@ -483,6 +483,20 @@ validate_wrapper(List *options, OutboxOptionError *error)
 							pstrdup("option \"library\" is required"), NULL, NULL);
 }
 
+/* Could the broker have a topic of that name? */
+static bool
+check_position_topic(const OutboxValidator *validator, const char *value,
+					 OutboxOptionError *error)
+{
+	const char *reason = validator->check_topic(value, strlen(value));
+
+	if (reason == NULL)
+		return true;
+	return outbox_option_error(error, ERRCODE_INVALID_PARAMETER_VALUE,
+							   psprintf("invalid value for option \"position_topic\": \"%s\"", value),
+							   psprintf("%s.", reason), NULL);
+}
+
 static bool
 validate_server(const OutboxValidator *validator, List *options, OutboxOptionError *error)
 {
@@ -507,6 +521,9 @@ validate_server(const OutboxValidator *validator, List *options, OutboxOptionErr
 			case OUTBOX_OPTION_TAKEN:
 				if (strcmp(def->defname, "extra") == 0 &&
 					!check_extra(validator, &core, error))
+					return false;
+				if (strcmp(def->defname, "position_topic") == 0 &&
+					!check_position_topic(validator, value, error))
 					return false;
 				break;
 			case OUTBOX_OPTION_FOREIGN:

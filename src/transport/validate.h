@@ -67,6 +67,9 @@ typedef struct OutboxValidator
 	int			nrules;
 	const OutboxRule *rules;
 
+	/* NULL when the name of a topic is fine, else why not. */
+	const char *(*check_topic) (const char *topic, size_t len);
+
 	/* Checks beyond type and range; *error says what is wrong. */
 	bool		(*check_value) (const char *name, const char *value,
 								OutboxOptionError *error);

@@ -20,9 +20,10 @@ my %parts = (
 	drain => \&Bench::Relay::drain,
 	drain10m => \&Bench::Relay::drain10m,
 	latency => \&Bench::Relay::latency,
+	once => \&Bench::Relay::once,
 	idle => \&Bench::Relay::idle,
 	space => \&Bench::Log::space);
-my @all = qw(publish relayed payload bulk latency idle space drain drain10m);
+my @all = qw(publish relayed payload bulk latency idle space drain once drain10m);
 my %asked = map { $_ => 1 } split ' ', $ENV{BENCH} || '';
 
 for (keys %asked)

@@ -294,25 +294,6 @@ kafka_check_server(int noptions, const OutboxOption *options, OutboxOptionError 
 	return true;
 }
 
-static const OutboxValidator kafka_validator = {
-	.library = "librdkafka",
-	.nproperties = lengthof(kafka_properties),
-	.properties = kafka_properties,
-	.nrules = lengthof(kafka_rules),
-	.rules = kafka_rules,
-	.check_value = kafka_check_value,
-	.check_server = kafka_check_server
-};
-
-PG_FUNCTION_INFO_V1(outbox_kafka_validator);
-
-Datum
-outbox_kafka_validator(PG_FUNCTION_ARGS)
-{
-	outbox_validate(&kafka_validator, PG_GETARG_DATUM(0), PG_GETARG_OID(1));
-	PG_RETURN_VOID();
-}
-
 /* As the broker checks it; the reasons begin a sentence. */
 static const char *
 kafka_check_topic(const char *topic, size_t len)
@@ -333,6 +314,26 @@ kafka_check_topic(const char *topic, size_t len)
 			return "A Kafka topic's name consists of ASCII letters, digits, \".\", \"_\" and \"-\"";
 	}
 	return NULL;
+}
+
+static const OutboxValidator kafka_validator = {
+	.library = "librdkafka",
+	.nproperties = lengthof(kafka_properties),
+	.properties = kafka_properties,
+	.nrules = lengthof(kafka_rules),
+	.rules = kafka_rules,
+	.check_topic = kafka_check_topic,
+	.check_value = kafka_check_value,
+	.check_server = kafka_check_server
+};
+
+PG_FUNCTION_INFO_V1(outbox_kafka_validator);
+
+Datum
+outbox_kafka_validator(PG_FUNCTION_ARGS)
+{
+	outbox_validate(&kafka_validator, PG_GETARG_DATUM(0), PG_GETARG_OID(1));
+	PG_RETURN_VOID();
 }
 
 static const OutboxTransportDdl kafka_ddl = {
