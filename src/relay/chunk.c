@@ -52,6 +52,7 @@
 #define EXPIRED_CHUNK_MS	50000	/* nearly what the broker waits */
 #define SILENT_MS			10000	/* for an answer, before it is aborted */
 #define MAX_ABORT_PAUSE_MS	10000
+#define SETTLE_MS			3		/* that brokers need behind a commit */
 
 bool
 relay_chunk_may_read(const Relay *relay)
@@ -155,6 +156,7 @@ committed(Relay *relay)
 	OUTBOX_FAULT("chunk-committed");
 	for_all_windows(relay, relay_take_held);
 	relay->chunk.aborts = 0;
+	INSTR_TIME_SET_CURRENT(relay->chunk.committed_at);
 	start_over(&relay->chunk);
 }
 
@@ -174,6 +176,18 @@ aborted(Relay *relay)
 	start_over(chunk);
 }
 
+/*
+ * Is it too early for the next transaction?  Brokers still write the end of the
+ * last one, and refuse until they have; librdkafka then waits for 20 ms.
+ */
+bool
+relay_chunk_settles(const Relay *relay)
+{
+	return relay->chunk.state == OUTBOX_CHUNK_READY &&
+		!INSTR_TIME_IS_ZERO(relay->chunk.committed_at) &&
+		relay_ms_since(relay->chunk.committed_at) < SETTLE_MS;
+}
+
 /* Have a transaction to send in; false: not now. */
 bool
 relay_chunk_begin(Relay *relay)
@@ -183,7 +197,7 @@ relay_chunk_begin(Relay *relay)
 
 	if (chunk->state == OUTBOX_CHUNK_NONE || chunk->state == OUTBOX_CHUNK_OPEN)
 		return true;
-	if (chunk->state != OUTBOX_CHUNK_READY)
+	if (chunk->state != OUTBOX_CHUNK_READY || relay_chunk_settles(relay))
 		return false;
 	/* the first abort has a cause that was dealt with, as a rule */
 	pause = chunk->aborts < 2 ? 0 : Min(10L << Min(chunk->aborts, 10), MAX_ABORT_PAUSE_MS);

@@ -44,6 +44,7 @@
 
 #define POSITION_EVERY_MS	100
 #define STANDBY_POLL_MS		5
+#define SETTLE_POLL_MS		1
 #define BUSY_WAIT_MS		100
 #define PAUSED_WAIT_MS		1000
 #define ERROR_PAUSE_MS		1000
@@ -275,6 +276,8 @@ relay_turn(Relay *relay)
 	relay_show_figures(relay);
 	if (more)
 		return 0;
+	if (relay_chunk_settles(relay) && !outbox_window_is_empty(relay->main.window))
+		return SETTLE_POLL_MS;
 	if (waits_for_standby)
 		return STANDBY_POLL_MS;
 	if (relay->client == NULL || relay->windows->in_flight > 0 ||

@@ -77,6 +77,7 @@ typedef struct OutboxChunk
 	XLogRecPtr	base_lsn;		/* WAL that positions as loaded rest on */
 	int			aborts;			/* in a row */
 	instr_time	aborted_at;
+	instr_time	committed_at;
 	OutboxError cause;			/* of the abort under way */
 } OutboxChunk;
 
@@ -137,6 +138,7 @@ extern void relay_await_reports(Relay *relay, long timeout_ms);
 /* chunk.c */
 extern bool relay_chunk_may_read(const Relay *relay);
 extern bool relay_chunk_may_store(const Relay *relay);
+extern bool relay_chunk_settles(const Relay *relay);
 extern bool relay_chunk_begin(Relay *relay);
 extern bool relay_chunk_turn(Relay *relay, bool more);
 extern void relay_chunk_finish(Relay *relay, long timeout_ms);

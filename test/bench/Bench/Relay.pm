@@ -155,22 +155,22 @@ sub drain10m
 sub once
 {
 	my ($bench) = @_;
-	my $n = $bench->{quick} ? 100_000 : 1_000_000;
+	my $n = $bench->{quick} ? 100_000 : 3_000_000;
 	my $dbname = 'bench_once';
 	my (@once, @least);
 
 	headline('Exactly once into Kafka, beside at least once');
 	Bench::Report::columns();
 	$bench->{pg}->create_database($dbname);
-	produce_once($bench, $n, 1) for 1 .. 2;
-	for my $round (1 .. $bench->{quick} ? 1 : 5)
+	produce_once($bench, 500_000, 1) for 1 .. 2;
+	for my $round (1 .. ($bench->{quick} ? 1 : 3))
 	{
 		my ($seconds) = drain_once($bench, $dbname, $n, exactly_once => 'true');
 		push @once, $n / $seconds;
 		($seconds) = drain_once($bench, $dbname, $n);
 		push @least, $n / $seconds;
 	}
-	result('drain of 1 million, messages/s', ours => median(@once), reference => median(@least),
+	result('drain of 3 million, messages/s', ours => median(@once), reference => median(@least),
 		value => ratios(\@once, \@least), at_least => 0.8);
 	$bench->{pg}->drop_database($dbname);
 	latency_at($bench, 200, $bench->{quick} ? (1, 3) : (3, 15), p50 => 20);

@@ -302,8 +302,10 @@ consumer_conf(OutboxClient *client, const OutboxTransportConfig *config,
 	rd_kafka_conf_t *conf = kafka_config_consumer(client, config, error);
 	char		errstr[256];
 
+	/* the end is seen by an answer without records, which brokers hold back */
 	if (conf != NULL &&
-		(rd_kafka_conf_set(conf, "isolation.level", isolation, errstr, sizeof(errstr)) != RD_KAFKA_CONF_OK ||
+		(rd_kafka_conf_set(conf, "fetch.wait.max.ms", "10", errstr, sizeof(errstr)) != RD_KAFKA_CONF_OK ||
+		 rd_kafka_conf_set(conf, "isolation.level", isolation, errstr, sizeof(errstr)) != RD_KAFKA_CONF_OK ||
 		 rd_kafka_conf_set(conf, "enable.partition.eof", "true", errstr, sizeof(errstr)) != RD_KAFKA_CONF_OK))
 	{
 		kafka_error_set(error, OUTBOX_CONFIG, RD_KAFKA_RESP_ERR__INVALID_ARG, errstr);
