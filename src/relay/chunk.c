@@ -389,6 +389,10 @@ relay_chunk_client_opened(Relay *relay)
 		chunk->state = OUTBOX_CHUNK_INIT;
 	else
 	{
+		/* nobody will tell any more whether the last one was committed */
+		if (chunk->uncertain)
+			for_all_windows(relay, requeue_held);
+		chunk->uncertain = false;
 		chunk->state = OUTBOX_CHUNK_NONE;
 		chunk->loaded = false;
 	}
