@@ -92,7 +92,7 @@ typedef struct OutboxRecord
 	int			nheaders;
 	const OutboxHeader *headers;
 	int64_t		timestamp_ms;	/* since 1970-01-01 UTC */
-	void	   *tag;			/* comes back in the report */
+	void	   *tag;			/* comes back in the report; not NULL */
 } OutboxRecord;
 
 typedef struct OutboxReport

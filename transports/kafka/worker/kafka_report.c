@@ -268,7 +268,7 @@ kafka_delivered(rd_kafka_t *rk, const rd_kafka_message_t *message, void *opaque)
 	OutboxReport *report;
 
 	(void) rk;
-	if (message->_private == NULL)
+	if (client->transactional && message->_private == NULL)
 	{
 		/* a bookmark; when it failed, so has the transaction */
 		if (message->err != RD_KAFKA_RESP_ERR_NO_ERROR)
