@@ -16,10 +16,15 @@
  * WAL, or names transactions that have not happened here, the bookmark is not
  * believed, and the database's own position, which went back with it, is used.
  *
+ * Nor is it when the server is another one of the same name.  After pg_upgrade,
+ * which gives servers new oids, that is so too; the clean stop that it needs has
+ * left the position in the database.
+ *
  * The form is text, a line each, so that a person can read it with any tool:
  *
  *	pg_outbox position 1
  *	log 5d3c...
+ *	server 16500
  *	n 17
  *	wal 1 0/3000060
  *	main CURSOR LOW S1 S2
@@ -62,8 +67,8 @@ outbox_bookmark_out(const OutboxBookmark *bookmark)
 	ListCell   *lc;
 
 	initStringInfo(&buf);
-	appendStringInfo(&buf, FIRST_LINE "\nlog %s\nn " INT64_FORMAT "\nwal %u %X/%X\n",
-					 bookmark->log_uuid, bookmark->n, bookmark->timeline,
+	appendStringInfo(&buf, FIRST_LINE "\nlog %s\nserver %u\nn " INT64_FORMAT "\nwal %u %X/%X\n",
+					 bookmark->log_uuid, bookmark->serverid, bookmark->n, bookmark->timeline,
 					 LSN_FORMAT_ARGS(bookmark->lsn));
 	foreach(lc, bookmark->positions)
 	{
@@ -213,6 +218,13 @@ parse_line(char *line, OutboxBookmark *bookmark)
 		bookmark->log_uuid = pstrdup(line);
 		return true;
 	}
+	if (strcmp(word, "server") == 0)
+	{
+		if (!parse_u64(line, &n) || n > OID_MAX)
+			return false;
+		bookmark->serverid = (Oid) n;
+		return true;
+	}
 	if (strcmp(word, "n") == 0)
 	{
 		if (!parse_u64(line, &n) || n > PG_INT64_MAX)
@@ -279,13 +291,16 @@ in_our_history(uint32 timeline, XLogRecPtr lsn)
 }
 
 const char *
-outbox_bookmark_problem(const OutboxBookmark *bookmark, const char *log_uuid)
+outbox_bookmark_problem(const OutboxBookmark *bookmark, const char *log_uuid,
+						Oid serverid)
 {
 	uint64		next_xid = U64FromFullTransactionId(ReadNextFullTransactionId());
 	ListCell   *lc;
 
 	if (strcmp(bookmark->log_uuid, log_uuid) != 0)
 		return "it belongs to another log";
+	if (bookmark->serverid != serverid)
+		return "it belongs to another server, or to this one before an upgrade";
 	if (!in_our_history(bookmark->timeline, bookmark->lsn))
 		return "it rests on WAL that this database does not have";
 	foreach(lc, bookmark->positions)

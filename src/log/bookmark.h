@@ -17,6 +17,7 @@
 typedef struct OutboxBookmark
 {
 	char	   *log_uuid;		/* of the log that they belong to */
+	Oid			serverid;		/* a name may be given again */
 	int64		n;				/* numbers them, together with those stored in
 								 * the database */
 	uint32		timeline;
@@ -34,6 +35,6 @@ extern OutboxBookmark *outbox_bookmark_in(const char *text);
  * else why not.
  */
 extern const char *outbox_bookmark_problem(const OutboxBookmark *bookmark,
-										   const char *log_uuid);
+										   const char *log_uuid, Oid serverid);
 
 #endif							/* OUTBOX_BOOKMARK_H */

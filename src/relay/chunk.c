@@ -35,24 +35,33 @@
  */
 #include "postgres.h"
 
-#include "access/xact.h"
 #include "access/xlog.h"
 #include "fault.h"
 #include "guc.h"
 #include "log/bookmark.h"
-#include "log/identity.h"
 #include "log/position.h"
-#include "miscadmin.h"
 #include "relay/relay.h"
 #include "utils/memutils.h"
 
 #define STEP_MS				100		/* that a step of a transaction may wait */
 #define BUSY_STEP_MS		1		/* while there is something to read */
-#define OLD_CHUNK_MS		15000	/* a quarter of what the broker waits */
-#define EXPIRED_CHUNK_MS	50000	/* nearly what the broker waits */
 #define SILENT_MS			10000	/* for an answer, before it is aborted */
 #define MAX_ABORT_PAUSE_MS	10000
-#define SETTLE_MS			3		/* that brokers need behind a commit */
+
+/* A quarter of the time that the broker waits for its end. */
+static bool
+is_old(const Relay *relay, long more_ms)
+{
+	return relay_ms_since(relay->chunk.begun) >= relay->transport->transaction_ms / 4 + more_ms;
+}
+
+/* Nearly all of that time. */
+static bool
+is_expired(const Relay *relay)
+{
+	return relay->chunk.state >= OUTBOX_CHUNK_OPEN &&
+		relay_ms_since(relay->chunk.begun) >= relay->transport->transaction_ms * 5L / 6;
+}
 
 bool
 relay_chunk_may_read(const Relay *relay)
@@ -63,8 +72,9 @@ relay_chunk_may_read(const Relay *relay)
 bool
 relay_chunk_may_store(const Relay *relay)
 {
+	/* fenced: another one may have delivered more than we know of */
 	return relay->chunk.state != OUTBOX_CHUNK_COMMIT && !relay->chunk.uncertain &&
-		relay_chunk_may_read(relay);
+		!relay->fenced && relay_chunk_may_read(relay);
 }
 
 /* Show an error, unless it is the one that is shown. */
@@ -80,11 +90,7 @@ show_once(Relay *relay, const OutboxError *error)
 void
 relay_chunk_lost(Relay *relay, const OutboxError *error)
 {
-	OutboxChunk *chunk = &relay->chunk;
-	bool		in_transaction = chunk->state >= OUTBOX_CHUNK_OPEN;
-
-	if (error->failure == OUTBOX_FENCED &&
-		!(in_transaction && relay_ms_since(chunk->begun) >= EXPIRED_CHUNK_MS))
+	if (error->failure == OUTBOX_FENCED && !is_expired(relay))
 	{
 		relay_set_error(relay, "fenced by another instance",
 						"Another relay delivers for this server. When it does not any more, run outbox.pause() and outbox.resume().");
@@ -167,8 +173,7 @@ aborted(Relay *relay)
 	OutboxChunk *chunk = &relay->chunk;
 
 	for_all_windows(relay, requeue_held);
-	if (chunk->cause.text[0] != '\0' && relay->windows->suspects == 0 &&
-		relay->windows->held == 0 && chunk->aborts > 0)
+	if (chunk->cause.text[0] != '\0' && relay->windows->suspects == 0 && chunk->aborts > 0)
 		show_once(relay, &chunk->cause);
 	memset(&chunk->cause, 0, sizeof(chunk->cause));
 	chunk->aborts++;
@@ -177,15 +182,15 @@ aborted(Relay *relay)
 }
 
 /*
- * Is it too early for the next transaction?  Brokers still write the end of the
- * last one, and refuse until they have; librdkafka then waits for 20 ms.
+ * Is it too early for the next transaction?  Brokers may still write the end of
+ * the last one, and refuse until they have, which costs more.
  */
 bool
 relay_chunk_settles(const Relay *relay)
 {
 	return relay->chunk.state == OUTBOX_CHUNK_READY &&
 		!INSTR_TIME_IS_ZERO(relay->chunk.committed_at) &&
-		relay_ms_since(relay->chunk.committed_at) < SETTLE_MS;
+		relay_ms_since(relay->chunk.committed_at) < relay->transport->transaction_settles_ms;
 }
 
 /* Have a transaction to send in; false: not now. */
@@ -232,6 +237,7 @@ make_bookmark(Relay *relay)
 		bookmark.lsn = Max(bookmark.lsn, lsn);
 	}
 	bookmark.log_uuid = relay->server->core.home;
+	bookmark.serverid = relay->serverid;
 	bookmark.n = chunk->n = ++relay->position_n;
 	bookmark.timeline = GetWALInsertionTimeLine();
 	return outbox_bookmark_out(&bookmark);
@@ -293,7 +299,21 @@ static bool
 is_complete(Relay *relay, bool more)
 {
 	return !more || relay->chunk.bytes >= (Size) outbox_relay_memory * 1024 / 2 ||
-		relay_ms_since(relay->chunk.begun) >= OLD_CHUNK_MS;
+		is_old(relay, 0);
+}
+
+/* Is anything in a window? */
+static bool
+holds_messages(Relay *relay)
+{
+	ListCell   *lc;
+
+	if (!outbox_window_is_empty(relay->main.window))
+		return true;
+	foreach(lc, relay->lagging)
+		if (!outbox_window_is_empty(((OutboxStream *) lfirst(lc))->window))
+			return true;
+	return false;
 }
 
 /* Take the bookmark's positions for those of the database, if they are newer. */
@@ -309,7 +329,7 @@ choose_position(Relay *relay, const char *text)
 	if (bookmark == NULL)
 		problem = "it can't be read";
 	else
-		problem = outbox_bookmark_problem(bookmark, relay->server->core.home);
+		problem = outbox_bookmark_problem(bookmark, relay->server->core.home, relay->serverid);
 	if (problem != NULL)
 	{
 		ereport(LOG,
@@ -320,8 +340,8 @@ choose_position(Relay *relay, const char *text)
 	}
 	if (bookmark->n <= relay->position_n)
 		return;
-	/* a server that was switched over has read on by its own position */
-	if (!outbox_window_is_empty(relay->main.window) || relay->lagging != NIL)
+	/* a server that was switched over may have read on by its own position */
+	if (holds_messages(relay))
 		ereport(FATAL,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("server \"%s\" starts again, from its position at the broker",
@@ -422,7 +442,7 @@ close_chunk(Relay *relay)
 		chunk->state = OUTBOX_CHUNK_ABORT;
 	else if (relay->windows->in_flight == 0)
 		write_bookmark(relay);
-	else if (relay->connected && relay_ms_since(chunk->begun) >= OLD_CHUNK_MS + SILENT_MS)
+	else if (relay->connected && is_old(relay, SILENT_MS))
 		give_up_silent(relay);
 }
 

@@ -152,7 +152,7 @@ typedef struct OutboxTransport
 
 	/*
 	 * Hand over one record: OK (a report will come), RETRY (full: poll, then
-	 * again), TOPIC, DEAD, FATAL or CONFIG (no report will come).
+	 * again), TOPIC, DEAD, ABORT, FATAL or CONFIG (no report will come).
 	 */
 	OutboxFailure (*send) (OutboxClient *client, const OutboxRecord *record,
 						   OutboxError *error);
@@ -222,6 +222,14 @@ typedef struct OutboxTransport
 
 	/* version text of the library, for the log */
 	const char *(*version) (void);
+
+	/*
+	 * How long the broker waits for the end of a transaction before it aborts
+	 * it, and how long after a commit it needs to take the next one without
+	 * delay, both in ms.
+	 */
+	int			transaction_ms;
+	int			transaction_settles_ms;
 
 	/* bytes of memory that the library uses for a record beyond its data */
 	size_t		record_overhead;

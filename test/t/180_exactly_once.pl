@@ -50,7 +50,7 @@ ok($pg->flush, 'delivered');
 ok(scalar(grep { $_ eq 'pg_outbox.position.events' } $kafka->topics), 'there is a topic for the position');
 like($kafka->admin('describe', 'pg_outbox.position.events'), qr/cleanup\.policy=compact/, 'it is compacted');
 my @bookmarks = $kafka->consume('pg_outbox.position.events', committed => 1);
-like($bookmarks[-1]{payload}, qr/^pg_outbox position 1\nlog [-0-9a-f]{36}\nn \d+\nwal 1 [0-9A-F]+\/[0-9A-F]+\nmain \d+ \d+ \S+ \S+\n$/,
+like($bookmarks[-1]{payload}, qr/^pg_outbox position 1\nlog [-0-9a-f]{36}\nserver \d+\nn \d+\nwal 1 [0-9A-F]+\/[0-9A-F]+\nmain \d+ \d+ \S+ \S+\n$/,
 	'a position');
 
 # The relay, the server and the broker end in every way under load.
@@ -92,7 +92,7 @@ once([$crash], 'crashes: all once and in order');
 # A crash at each moment of a transaction.
 sub crash_at
 {
-	my ($point, $topic, $after) = @_;
+	my ($point, $topic, $after, $then) = @_;
 	my $pid = $pg->relay_pid('events');
 	$pg->append_conf('postgresql.conf', "outbox.fault = '$point=crash'");
 	$pg->reload;
@@ -103,6 +103,7 @@ sub crash_at
 	$pg->append_conf('postgresql.conf', "outbox.fault = '$after'");
 	$pg->stop('immediate');
 	$pg->start;
+	$then->() if $then;
 	ok($pg->flush, 'delivered');
 	return;
 }
@@ -117,6 +118,13 @@ cmp_ok($without{duplicated}, '>', 0, 'the position at the broker is what makes t
 $pg->append_conf('postgresql.conf', "outbox.fault = ''");
 $pg->restart;
 
+# The same while a topic is missing: the newer position, at the broker, has it too.
+my $late = unique_topic('late');
+$pg->sql("SELECT judge.publish_many('$late', 500)");
+$pg->wait_ok('SELECT lagging_topics = 1 FROM outbox.relay_status', 'a topic is missing');
+crash_at('chunk-committed', $crash, '', sub { $kafka->create_topic($late, 4) });
+once([ $crash, $late ], 'a crash while a topic is missing: all once and in order');
+
 # Refused records take nothing with them, and come once as dead letters.
 $kafka->set_config($refused, 'max.message.bytes=20000');
 $pg->sql(<<END);
@@ -127,6 +135,7 @@ END
 ok($pg->flush, 'delivered');
 is($pg->sql("SELECT count(*), string_agg(DISTINCT error, ' ') FROM outbox.dead_letter"), '3|MSG_SIZE_TOO_LARGE', 'three dead letters');
 once([$refused], 'refused records: all others once and in order');
+unlike($pg->log_text, qr/Erroneous state/, 'no topic was blamed for the end of a transaction');
 
 # A missing topic delays its own messages only, also with a crash in between.
 $pg->sql("SELECT judge.publish_many('$missing', 1000), judge.publish_many('$crash', 1000)");
@@ -173,6 +182,17 @@ $pg->restart;
 $pg->sql("SELECT judge.publish_many('$switch', 1000)");
 ok($pg->flush, 'delivered');
 once([$switch], 'the position topic was lost: all once and in order');
+
+# Another server of the same name starts where it was told to, not where the old one was.
+my $between = unique_topic('between');
+$kafka->create_topic($between, 1);
+$pg->sql("SET client_min_messages = error; DROP SERVER events");
+$pg->sql("SELECT outbox.publish('$between', 'before')");
+$pg->create_server('events', $kafka, topics => '*', exactly_once => 'true');
+$pg->sql("SELECT outbox.publish('$between', 'after')");
+ok($pg->flush, 'delivered');
+is(join(' ', map { $_->{payload} } $kafka->consume($between, committed => 1)), 'after',
+	'a new server of an old name');
 
 # The database is set back: the position at the broker tells of what it has not seen.
 $pg->sql("SELECT judge.publish_many('$set_back', 100)");

@@ -52,6 +52,12 @@ typedef struct KafkaTopic
 
 #define KAFKA_TOPIC_BUCKETS 256
 
+/*
+ * How long the coordinator waits for a client that went silent.  A relay that
+ * was killed fences its former self when it comes back, well before.
+ */
+#define KAFKA_TRANSACTION_MS 60000
+
 struct OutboxClient
 {
 	rd_kafka_t *rk;

@@ -102,8 +102,9 @@ describe(rd_kafka_t *rk, rd_kafka_topic_t *rkt)
 
 /* Make the topic: compacted, often, with as many replicas as brokers do. */
 static rd_kafka_resp_err_t
-create(rd_kafka_t *rk, const char *name, char *detail, size_t size)
+create(rd_kafka_t *rk, const char *name, char *detail, size_t size, atomic_bool *stop)
 {
+	int			waited = 0;
 	rd_kafka_queue_t *queue = rd_kafka_queue_new(rk);
 	rd_kafka_NewTopic_t *topic = rd_kafka_NewTopic_new(name, 1, -1, detail, size);
 	rd_kafka_AdminOptions_t *options = rd_kafka_AdminOptions_new(rk, RD_KAFKA_ADMIN_OP_CREATETOPICS);
@@ -117,7 +118,9 @@ create(rd_kafka_t *rk, const char *name, char *detail, size_t size)
 	rd_kafka_AdminOptions_set_request_timeout(options, CALL_TIMEOUT_MS, detail, size);
 	rd_kafka_AdminOptions_set_operation_timeout(options, CREATE_TIMEOUT_MS, detail, size);
 	rd_kafka_CreateTopics(rk, &topic, 1, options, queue);
-	event = rd_kafka_queue_poll(queue, CREATE_TIMEOUT_MS);
+	do
+		event = rd_kafka_queue_poll(queue, PAUSE_MS);
+	while (event == NULL && !atomic_load(stop) && (waited += PAUSE_MS) < CREATE_TIMEOUT_MS);
 	if (event != NULL)
 	{
 		size_t		n = 0;
@@ -151,7 +154,7 @@ ensure_topic(OutboxClient *client, rd_kafka_t *rk, rd_kafka_topic_t *rkt)
 
 	if (err == RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART || err == RD_KAFKA_RESP_ERR__UNKNOWN_TOPIC)
 	{
-		err = create(rk, client->bookmark_topic, detail, sizeof(detail));
+		err = create(rk, client->bookmark_topic, detail, sizeof(detail), &reader->stop);
 		if (err == RD_KAFKA_RESP_ERR_NO_ERROR)
 			err = describe(rk, rkt);
 		if (err == RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART ||
@@ -219,7 +222,7 @@ try_read(OutboxClient *client, rd_kafka_t *all, rd_kafka_t *committed, char **te
 	rd_kafka_topic_t *topic = rd_kafka_topic_new(committed, name, NULL);
 	int64_t		low = 0;
 	int64_t		high = 0;
-	bool		ok = ensure_topic(client, all, all_topic);
+	bool		ok = ensure_topic(client, all, all_topic) && !atomic_load(&reader->stop);
 
 	if (ok)
 	{

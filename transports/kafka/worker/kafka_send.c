@@ -174,6 +174,9 @@ produce_refused(OutboxClient *client, KafkaTopic *topic,
 		case RD_KAFKA_RESP_ERR__INVALID_ARG:
 			failure = OUTBOX_DEAD;
 			break;
+		case RD_KAFKA_RESP_ERR__STATE:
+			failure = OUTBOX_ABORT; /* a record of the transaction has failed */
+			break;
 		case RD_KAFKA_RESP_ERR__UNKNOWN_PARTITION:
 			failure = kafka_partition_missing(client, topic, record->partition)
 				? OUTBOX_DEAD : OUTBOX_TOPIC;

@@ -18,12 +18,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-/*
- * How long the coordinator waits for a client that went silent.  A relay that
- * was killed fences its former self when it comes back, well before.
- */
-#define TRANSACTION_TIMEOUT_MS	"60000"
-
 /* Is it that a later instance took over? */
 bool
 kafka_is_fenced(rd_kafka_resp_err_t err)
@@ -39,14 +33,16 @@ kafka_txn_configure(OutboxClient *client, rd_kafka_conf_t *conf,
 					const OutboxTransportConfig *config, OutboxError *error)
 {
 	char		errstr[256];
+	char		timeout[16];
 
+	snprintf(timeout, sizeof(timeout), "%d", KAFKA_TRANSACTION_MS);
 	client->transactional = true;
 	free(client->transactional_id);
 	client->transactional_id = strdup(config->transactional_id);
 	if (client->transactional_id != NULL &&
 		rd_kafka_conf_set(conf, "transactional.id", config->transactional_id,
 						  errstr, sizeof(errstr)) == RD_KAFKA_CONF_OK &&
-		rd_kafka_conf_set(conf, "transaction.timeout.ms", TRANSACTION_TIMEOUT_MS,
+		rd_kafka_conf_set(conf, "transaction.timeout.ms", timeout,
 						  errstr, sizeof(errstr)) == RD_KAFKA_CONF_OK)
 		return true;
 	kafka_error_set(error, OUTBOX_CONFIG, RD_KAFKA_RESP_ERR__INVALID_ARG,
