@@ -265,6 +265,32 @@ sub load
 	return bless { handle => $handle, output => \$output }, 'OutboxTest::Load';
 }
 
+# Publishers of a topic whose keys the judge can tell the order of.
+sub ordered_load
+{
+	my ($self, $topic) = @_;
+	return $self->load(clients => 4, seconds => 600, script => <<END);
+\\set k random(1, 20)
+SELECT judge.publish_in_order('$topic', 'k' || :k);
+END
+}
+
+# Ends them; what was in their hands may commit or not: the ledger knows.
+sub end_load
+{
+	my ($self, $load) = @_;
+	$load->stop;
+	return $self->wait_for(q{SELECT count(*) = 0 FROM pg_stat_activity
+		WHERE application_name = 'pgbench'});
+}
+
+# Waits for another relay than that of a pid.
+sub new_relay
+{
+	my ($self, $server, $old) = @_;
+	return $self->wait_for("SELECT pid <> $old FROM outbox.relay_status WHERE server = '$server' AND pid IS NOT NULL");
+}
+
 # --- the judge -----------------------------------------------------------------
 
 # Makes schema judge; see test/judge/judge.sql.

@@ -10,38 +10,14 @@ $kafka->create_topic($_, 4) for $clean, $crash;
 $pg->judge_setup;
 $pg->create_server('events', $kafka, topics => '*');
 
-sub load
-{
-	my ($topic) = @_;
-	return $pg->load(clients => 4, seconds => 600, script => <<END);
-\\set k random(1, 20)
-SELECT judge.publish_in_order('$topic', 'k' || :k);
-END
-}
-
-# Ends it; what was in its hands may commit or not: the ledger knows.
-sub end_load
-{
-	my ($load) = @_;
-	$load->stop;
-	return $pg->wait_for(q{SELECT count(*) = 0 FROM pg_stat_activity
-		WHERE application_name = 'pgbench'});
-}
-
-sub relay_is_new
-{
-	my ($old) = @_;
-	return $pg->wait_for("SELECT pid <> $old FROM outbox.relay_status WHERE pid IS NOT NULL");
-}
-
 # The relay is asked to end, the server restarts, options change, pause and resume:
 # all of it without duplicates.
-my $load = load($clean);
+my $load = $pg->ordered_load($clean);
 for (1 .. 2)
 {
 	my $pid = $pg->relay_pid('events');
 	$pg->kill_process($pid, 'TERM');
-	ok(relay_is_new($pid), 'a relay that was asked to end is started again');
+	ok($pg->new_relay('events', $pid), 'a relay that was asked to end is started again');
 }
 my $pid = $pg->relay_pid('events');
 for my $linger (1, 2, 3)
@@ -57,7 +33,7 @@ for (1 .. 15)
 	$pg->sql(q{SELECT outbox.pause('events')});
 	$pg->sql(q{SELECT outbox.resume('events')});
 }
-ok(end_load($load), 'publishers never noticed');
+ok($pg->end_load($load), 'publishers never noticed');
 $pg->sql("SELECT judge.publish_many('$clean', 20000)");
 $pg->restart;
 ok($pg->flush, 'delivered');
@@ -66,13 +42,13 @@ $pg->judge_ok($kafka, [$clean], 'clean stops: all once and in order');
 # The same while a topic is missing: what was acknowledged beyond it is not sent again.
 $pg->sql("SELECT judge.publish_many('$missing', 1000)");
 $pg->wait_ok('SELECT lagging_topics = 1 FROM outbox.relay_status', 'a topic is missing');
-$load = load($clean);
+$load = $pg->ordered_load($clean);
 $pg->sql("BEGIN; SELECT judge.publish_many('$missing', 1000), judge.publish_many('$clean', 3000); COMMIT");
 $pid = $pg->relay_pid('events');
 $pg->kill_process($pid, 'TERM');
-ok(relay_is_new($pid), 'the relay is started again');
+ok($pg->new_relay('events', $pid), 'the relay is started again');
 $pg->sql("BEGIN; SELECT judge.publish_many('$missing', 1000), judge.publish_many('$clean', 3000); COMMIT");
-ok(end_load($load), 'publishers never noticed');
+ok($pg->end_load($load), 'publishers never noticed');
 $pg->restart;
 $pg->sql("BEGIN; SELECT judge.publish_many('$missing', 1000), judge.publish_many('$clean', 3000); COMMIT");
 $pg->wait_ok('SELECT in_flight = 0 AND lagging_topics = 1 FROM outbox.relay_status',
@@ -83,7 +59,7 @@ $pg->judge_ok($kafka, [ $clean, $missing ], 'clean stops while a topic lags: all
 $pg->wait_ok('SELECT lagging_topics = 0 FROM outbox.relay_status', 'no topic lags');
 
 # Crashes.
-$load = load($crash);
+$load = $pg->ordered_load($crash);
 for my $how (qw(relay machine immediate relay))
 {
 	my $before = $pg->sql('SELECT delivered FROM outbox.relay_status');
@@ -93,7 +69,7 @@ for my $how (qw(relay machine immediate relay))
 	{
 		$pid = $pg->relay_pid('events');
 		$pg->kill_process($pid);
-		ok(relay_is_new($pid), 'the server restarted');
+		ok($pg->new_relay('events', $pid), 'the server restarted');
 	}
 	elsif ($how eq 'machine')
 	{
@@ -105,10 +81,10 @@ for my $how (qw(relay machine immediate relay))
 		$pg->stop('immediate');
 		$pg->start;
 	}
-	end_load($load);
-	$load = load($crash);
+	$pg->end_load($load);
+	$load = $pg->ordered_load($crash);
 }
-end_load($load);
+$pg->end_load($load);
 ok($pg->flush, 'delivered');
 my %verdict = $pg->judge_ok($kafka, [$crash], 'crashes: nothing lost, in order', duplicates => 1);
 diag("duplicates after four crashes: $verdict{duplicated} of $verdict{published}");
