@@ -10,6 +10,10 @@
 #   make check-tap      real PostgreSQL and real Kafka   [PROVE_TESTS=file ...]
 #   make check-next     what check runs on a second PostgreSQL major
 #   make check-deep     what takes longer than check may
+#   make check-asan     the tests under AddressSanitizer and UBSan
+#   make check-valgrind publish, relay and one drain under valgrind
+#   make check-caches   publish, with every catalog cache thrown away at once
+#   make coverage       what the tests reach
 #   make bench          ratios against references of the same run
 #   make programs       helpers of tests and demo, in build/
 #
@@ -20,7 +24,8 @@
 # stand in extension.mk, which includes PostgreSQL's own makefiles.
 
 .PHONY: all install uninstall clean demo check check-regress check-isolation \
-	check-tap check-next check-deep bench programs
+	check-tap check-next check-deep check-asan check-valgrind check-caches coverage \
+	bench programs
 
 all install uninstall:
 	$(MAKE) -f extension.mk $@
@@ -39,8 +44,12 @@ demo:
 check:
 	test/run-check
 
-check-regress check-isolation check-tap check-next check-deep: check-%:
+check-regress check-isolation check-tap check-next check-deep check-asan \
+check-valgrind check-caches: check-%:
 	test/run-check $*
+
+coverage:
+	test/run-check coverage
 
 bench:
 	test/support/deps.sh pg15 rdkafka kafka
