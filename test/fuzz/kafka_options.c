@@ -161,6 +161,7 @@ fuzz_one(Fuzz *in)
 		value = fuzz_line(in);
 		/* texts of a database in UTF-8 are valid, and names never empty */
 		if (def->defname[0] == '\0' || strstr(value, MARK) != NULL ||
+			strstr(def->defname, MARK) != NULL ||
 			(shim_encoding == PG_UTF8 &&
 			 (!pg_verify_mbstr(PG_UTF8, value, strlen(value), true) ||
 			  !pg_verify_mbstr(PG_UTF8, def->defname, strlen(def->defname), true))))

@@ -10,7 +10,7 @@
 #
 # Each is a flavour: a build of its own beside the others, in build/pgNN-FLAVOUR.  Tools
 # write what they find into reports/ there; a file in it is a failure, whatever the
-# tests say.  The run fails too when no process wrote that it was watched.
+# tests say.
 
 reports=
 
@@ -27,11 +27,12 @@ instrument_choose() {
 }
 
 # A program in postgres' place that starts it as it must be.  What initdb and pg_ctl ask
-# it for besides goes on without.
+# it for besides goes on without.  Where it can it keeps that name, by which pg_ctl
+# starts the server again.
 wrap_postgres() {
 	[ -e "$bindir/postgres.real" ] || mv "$bindir/postgres" "$bindir/postgres.real"
 	cat >"$bindir/postgres" <<-END
-		#!/bin/sh
+		#!/bin/bash
 		case \${1:-} in
 			-V | --version | --boot | --single | --check | -C) exec "$bindir/postgres.real" "\$@" ;;
 		esac
@@ -59,10 +60,10 @@ instrument_prepare() {
 			;;
 		asan)
 			preload="$(gcc -print-file-name=libasan.so) $(gcc -print-file-name=libubsan.so)"
-			# coverage=0: allocations that live as long as the process are no leaks here
+			# what lives as long as its process is no leak here
 			options="log_path=$reports/report:detect_leaks=0:abort_on_error=1"
 			wrap_postgres "LD_PRELOAD='$preload' ASAN_OPTIONS='$options' \\
-				UBSAN_OPTIONS='log_path=$reports/report:print_stacktrace=1' exec"
+				UBSAN_OPTIONS='log_path=$reports/report:print_stacktrace=1' exec -a '$bindir/postgres'"
 			;;
 		valgrind)
 			wrap_postgres "exec valgrind -q --trace-children=yes --time-stamp=no --num-callers=30 \\
