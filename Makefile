@@ -14,6 +14,7 @@
 #   make check-asan     the tests under AddressSanitizer and UBSan
 #   make check-valgrind publish, relay and one drain under valgrind
 #   make check-caches   publish, with every catalog cache thrown away at once
+#   make analyze        gcc -fanalyzer, clang's analyzer, cppcheck
 #   make coverage       what the tests reach
 #   make fuzz           fuzzes the parsers        [SECONDS=n for each] [TARGET=name ...]
 #   make bench          ratios against references of the same run
@@ -27,7 +28,7 @@
 
 .PHONY: all install uninstall clean demo check check-regress check-isolation \
 	check-tap check-fuzz check-next check-deep check-asan check-valgrind check-caches coverage \
-	fuzz bench programs
+	analyze fuzz bench programs
 
 all install uninstall:
 	$(MAKE) -f extension.mk $@
@@ -49,6 +50,9 @@ check:
 check-regress check-isolation check-tap check-fuzz check-next check-deep check-asan \
 check-valgrind check-caches: check-%:
 	test/run-check $*
+
+analyze:
+	test/support/analyze.sh
 
 coverage:
 	test/run-check coverage
