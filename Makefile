@@ -8,8 +8,14 @@
 #   make check-regress  SQL surface and error texts      [REGRESS=name ...]
 #   make check-isolation races                           [ISOLATION=name ...]
 #   make check-tap      real PostgreSQL and real Kafka   [PROVE_TESTS=file ...]
+#   make check-fuzz     the fuzz targets on their corpora
 #   make check-next     what check runs on a second PostgreSQL major
 #   make check-deep     what takes longer than check may
+#   make check-asan     the tests under AddressSanitizer and UBSan
+#   make check-valgrind publish, relay and one drain under valgrind
+#   make check-caches   publish, with every catalog cache thrown away at once
+#   make coverage       what the tests reach
+#   make fuzz           fuzzes the parsers        [SECONDS=n for each] [TARGET=name ...]
 #   make bench          ratios against references of the same run
 #   make programs       helpers of tests and demo, in build/
 #
@@ -20,7 +26,8 @@
 # stand in extension.mk, which includes PostgreSQL's own makefiles.
 
 .PHONY: all install uninstall clean demo check check-regress check-isolation \
-	check-tap check-next check-deep bench programs
+	check-tap check-fuzz check-next check-deep check-asan check-valgrind check-caches coverage \
+	fuzz bench programs
 
 all install uninstall:
 	$(MAKE) -f extension.mk $@
@@ -39,8 +46,15 @@ demo:
 check:
 	test/run-check
 
-check-regress check-isolation check-tap check-next check-deep: check-%:
+check-regress check-isolation check-tap check-fuzz check-next check-deep check-asan \
+check-valgrind check-caches: check-%:
 	test/run-check $*
+
+coverage:
+	test/run-check coverage
+
+fuzz:
+	SECONDS='$(SECONDS)' TARGET='$(TARGET)' test/fuzz/run
 
 bench:
 	test/support/deps.sh pg15 rdkafka kafka

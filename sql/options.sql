@@ -70,6 +70,8 @@ ALTER SERVER good OPTIONS (SET topic_timeout '300');
 ALTER SERVER good OPTIONS (SET topic_timeout 'soon');
 ALTER SERVER good OPTIONS (SET topic_timeout '-5 min');
 ALTER SERVER good OPTIONS (SET topic_timeout '2 years');
+-- so many that their milliseconds don't fit into 64 bits
+ALTER SERVER good OPTIONS (SET topic_timeout '593066618 years');
 ALTER SERVER good OPTIONS (SET topic_timeout '');
 ALTER SERVER good OPTIONS (SET paused 'perhaps');
 ALTER SERVER good OPTIONS (ADD extra 'broken');

@@ -69,6 +69,10 @@ SET LOCAL outbox.traceparent = '00-00000000000000000000000000000000-b7ad6b716920
 SELECT outbox.publish('trace', 'bad parent') > 0 AS ok;
 SET LOCAL outbox.traceparent = '';
 SELECT outbox.publish('trace', 'comment') > 0 AS ok /*traceparent='00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-00'*/;
+SELECT outbox.publish('trace', 'encoded') > 0 AS ok /*app='it\'s',traceparent='00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-00',tracestate='congo%3Dt61%2Crojo%3D00'*/;
+-- what only looks like a comment's is none
+SELECT outbox.publish('trace', 'elsewhere') > 0 AS ok FROM (VALUES ('')) AS v (traceparent)
+  WHERE NOT traceparent='00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-00' /* end */;
 COMMIT;
 SELECT payload, headers FROM seen WHERE topic = 'trace';
 

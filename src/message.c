@@ -44,7 +44,7 @@ next_string(const char *headers, int len, int *pos, const char **str, int *str_l
 		return false;
 	memcpy(&n, headers + *pos, sizeof(n));
 	*pos += sizeof(n);
-	if (n >= (uint32) (len - *pos))
+	if (n >= (uint32) (len - *pos) || headers[*pos + n] != '\0')
 		return false;
 	*str = headers + *pos;
 	*str_len = (int) n;

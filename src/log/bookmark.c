@@ -136,6 +136,17 @@ parse_snapshot(const char *word, OutboxSnapshot **snapshot)
 	return *snapshot != NULL;
 }
 
+static bool
+has_topic(const OutboxBookmark *bookmark, const char *topic)
+{
+	ListCell   *lc;
+
+	for_each_from(lc, bookmark->positions, 1)
+		if (strcmp(((OutboxStoredPosition *) lfirst(lc))->topic, topic) == 0)
+			return true;
+	return false;
+}
+
 /* The rest of a line "main" or "topic". */
 static bool
 parse_position(char *rest, bool is_topic, OutboxBookmark *bookmark)
@@ -148,7 +159,7 @@ parse_position(char *rest, bool is_topic, OutboxBookmark *bookmark)
 		!parse_snapshot(next_word(&rest), &position->pos.s1) ||
 		!parse_snapshot(next_word(&rest), &position->pos.s2))
 		return false;
-	if (is_topic && (rest == NULL || *rest == '\0'))
+	if (is_topic && (rest == NULL || *rest == '\0' || has_topic(bookmark, rest)))
 		return false;
 	if (!is_topic && rest != NULL)
 		return false;
@@ -169,6 +180,8 @@ parse_acked(char *rest, OutboxBookmark *bookmark)
 	if (list_length(bookmark->positions) != 1)
 		return false;
 	main_position = linitial(bookmark->positions);
+	if (main_position->acked != NULL)
+		return false;
 	for (const char *c = rest; *c; c++)
 		n += *c == ',';
 	main_position->acked = MemoryContextAllocHuge(CurrentMemoryContext, n * 2 * sizeof(int64));

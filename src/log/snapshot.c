@@ -158,6 +158,7 @@ outbox_snapshot_parse(const char *text)
 		commas += (*p == ',');
 	}
 	s = palloc0(snapshot_size(commas));
+	errno = 0;					/* a number too large is none */
 	s->xmin = strtou64(text, &end, 10);
 	if (*end == ':')
 		s->xmax = strtou64(end + 1, &end, 10);
@@ -171,6 +172,8 @@ outbox_snapshot_parse(const char *text)
 			return NULL;
 		s->xip[s->nxip++] = xid;
 	}
+	if (errno != 0)
+		return NULL;
 	normalize(s);
 	return s;
 }

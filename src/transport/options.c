@@ -166,6 +166,9 @@ interval_ms(const char *value, int64 *ms)
 
 	days = itm.tm_mday +
 		((int64) itm.tm_mon + (int64) itm.tm_year * MONTHS_PER_YEAR) * DAYS_PER_MONTH;
+	/* far beyond any bound of ours, and its milliseconds still fit */
+	if (days < -PG_INT32_MAX || days > PG_INT32_MAX)
+		return false;
 	*ms = itm.tm_usec / 1000 + days * SECS_PER_DAY * 1000;
 	return true;
 }

@@ -363,6 +363,11 @@ END
 	{
 		eval { $_->explain_failure } for @servers;
 	}
+	# processes that may end by themselves leave their coverage behind
+	if ($ENV{OUTBOX_GENTLE_STOP})
+	{
+		eval { $_->stop('fast', fail_ok => 1) if defined $_->{_pid} } for @servers;
+	}
 	$? = $exit_code;
 }
 

@@ -6,7 +6,13 @@
 # for Debian, but with lists and cache of their own: the system's apt is not
 # touched.  A suite's index may lag behind the pool (then the download fails), so
 # the next suite, and then the next major, is tried.
+#
+#   build-postgres.sh              what the second major is tested with
+#   build-postgres.sh valgrind     one that tells valgrind of its memory contexts,
+#                                  and PostgreSQL's suppressions beside it
 set -eu
+
+variant=${1:-}
 
 here=$(cd "$(dirname "$0")" && pwd)
 . "$here/versions.sh"
@@ -53,27 +59,33 @@ fetch_source() {
 	return 1
 }
 
+# With -Og the lines of a report are those of the source, and no slower: valgrind is.
 build() {
+	rm -rf "$work/tree"
 	mkdir "$work/tree"
+	cflags='-O2 -g1' cppflags=
+	[ -z "$variant" ] || cflags='-Og -g' cppflags=-DUSE_VALGRIND
 	tar -xf "$(ls "$work"/source/postgresql-"$major"_*.orig.tar.* | grep -v '\.asc$' | head -1)" \
 		-C "$work/tree" --strip-components=1
 	(
 		cd "$work/tree" &&
-			./configure -q --prefix="$cache/pg$major" --without-icu --without-readline \
-				--enable-tap-tests --enable-cassert CFLAGS='-O2 -g1' &&
+			./configure -q --prefix="$prefix" --without-icu --without-readline \
+				--enable-tap-tests --enable-cassert CFLAGS="$cflags" CPPFLAGS="$cppflags" &&
 			nice -n 5 make -s -j"$(nproc)" install &&
-			nice -n 5 make -s -C contrib -j"$(nproc)" install
+			nice -n 5 make -s -C contrib -j"$(nproc)" install &&
+			cp src/tools/valgrind.supp "$prefix/"
 	) >"$work/build.log" 2>&1 || { tail -30 "$work/build.log" >&2; return 1; }
 }
 
 for major in $pgnext_majors; do
-	rm -rf "$cache/pg$major"
+	prefix=$cache/pg$major${variant:+-$variant}
+	rm -rf "$prefix"
 	mkdir -p "$cache"
 	fetch_source || continue
-	say "building PostgreSQL $major, a few minutes"
+	say "building PostgreSQL $major${variant:+ for $variant}, a few minutes"
 	build || continue
-	chmod -R a+rX "$cache/pg$major"
-	touch "$cache/pg$major/complete"
+	chmod -R a+rX "$prefix"
+	touch "$prefix/complete"
 	exit 0
 done
 say "no newer PostgreSQL could be built"

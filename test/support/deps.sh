@@ -8,6 +8,10 @@
 #   kafka     Java, and Apache Kafka's jars by Maven into the cache
 #   pgnext    a newer PostgreSQL, built from Debian's source into the cache
 #   kcat      an independent Kafka client
+#   fuzz      clang with libFuzzer and the sanitizers
+#   coverage  lcov
+#   valgrind  valgrind, and the newer PostgreSQL once more, built to help it
+#   analyze   clang and cppcheck
 #
 # As root, or as a user who may sudo.  Servers that run are left alone, and
 # PostgreSQL's package makes no cluster of its own where it is new.  The cache is
@@ -94,10 +98,14 @@ need_kafka() {
 	touch "$kafka_home/complete"
 }
 
-need_pgnext() {
-	pgnext_config >/dev/null && return
+build_tools() {
 	install_packages gcc make libc6-dev perl libipc-run-perl bison flex \
 		zlib1g-dev dpkg-dev xz-utils bzip2
+}
+
+need_pgnext() {
+	pgnext_config >/dev/null && return
+	build_tools
 	"$here/build-postgres.sh"
 }
 
@@ -105,10 +113,31 @@ need_kcat() {
 	install_packages kcat
 }
 
+need_fuzz() {
+	install_packages clang-14 libclang-rt-14-dev
+}
+
+need_coverage() {
+	install_packages lcov
+}
+
+need_valgrind() {
+	install_packages valgrind
+	pgnext_config valgrind >/dev/null && return
+	build_tools
+	"$here/build-postgres.sh" valgrind
+}
+
+need_analyze() {
+	install_packages clang-14 cppcheck
+}
+
 [ $# -gt 0 ] || set -- pg15 rdkafka kafka pgnext
 for what; do
 	case $what in
-		pg15 | rdkafka | kafka | pgnext | kcat) "need_$what" ;;
+		pg15 | rdkafka | kafka | pgnext | kcat | fuzz | coverage | valgrind | analyze)
+			"need_$what"
+			;;
 		*) echo "deps.sh: unknown: $what" >&2; exit 2 ;;
 	esac
 done

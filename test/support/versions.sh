@@ -22,10 +22,12 @@ pgnext_suites_18="sid forky"
 
 pg15_config=${PG_CONFIG:-/usr/lib/postgresql/15/bin/pg_config}
 
+# pgnext_config [VARIANT of build-postgres.sh]
 pgnext_config() {
 	for major in $pgnext_majors; do
-		if [ -x "$cache/pg$major/bin/pg_config" ] && [ -e "$cache/pg$major/complete" ]; then
-			echo "$cache/pg$major/bin/pg_config"
+		built=$cache/pg$major${1:+-$1}
+		if [ -x "$built/bin/pg_config" ] && [ -e "$built/complete" ]; then
+			echo "$built/bin/pg_config"
 			return 0
 		fi
 	done

@@ -1,0 +1,130 @@
+# Sourced by run-check: runs of the tests that look inside.
+#
+#   coverage   which lines and branches of src/ and transports/ the tests reach
+#   asan       AddressSanitizer and UndefinedBehaviorSanitizer in every process of the
+#              server, on the second major, whose assertions and overwriting of freed
+#              memory they go well with
+#   valgrind   on a server that tells valgrind of its memory contexts: publish, relay,
+#              one drain
+#   caches     every catalog entry is thrown away as soon as it can be: publish
+#
+# Each is a flavour: a build of its own beside the others, in build/pgNN-FLAVOUR.  Tools
+# write what they find into reports/ there; a file in it is a failure, whatever the
+# tests say.  The run fails too when no process wrote that it was watched.
+
+reports=
+
+# What a flavour is compiled with, and what its servers are told.
+instrument_choose() {
+	flavour=$1 flavour_cflags=
+	case $flavour in
+		coverage) flavour_cflags='--coverage -O1' ;;
+		asan)
+			flavour_cflags='-fsanitize=address,undefined -fno-omit-frame-pointer -O1'
+			;;
+		valgrind) flavour_cflags='-O1' ;;
+	esac
+}
+
+# A program in postgres' place that starts it as it must be.  What initdb and pg_ctl ask
+# it for besides goes on without.
+wrap_postgres() {
+	[ -e "$bindir/postgres.real" ] || mv "$bindir/postgres" "$bindir/postgres.real"
+	cat >"$bindir/postgres" <<-END
+		#!/bin/sh
+		case \${1:-} in
+			-V | --version | --boot | --single | --check | -C) exec "$bindir/postgres.real" "\$@" ;;
+		esac
+		$1 "$bindir/postgres.real" "\$@"
+	END
+	chmod 755 "$bindir/postgres"
+}
+
+# After the build, before anything starts.
+instrument_prepare() {
+	reports=$top/reports
+	rm -rf "$reports"
+	mkdir -p -m 1777 "$reports"
+	TEMP_CONFIG=$top/out/instrumented.conf
+	export TEMP_CONFIG
+	: >"$TEMP_CONFIG"
+	case $flavour in
+		coverage)
+			# processes of the servers' user write beside the objects, at their exit:
+			# none may be ended otherwise where that is avoidable
+			find "$top/tree" -name '*.gcda' -delete
+			chmod -R a+rwX "$top/tree"
+			OUTBOX_GENTLE_STOP=1
+			export OUTBOX_GENTLE_STOP
+			;;
+		asan)
+			preload="$(gcc -print-file-name=libasan.so) $(gcc -print-file-name=libubsan.so)"
+			# coverage=0: allocations that live as long as the process are no leaks here
+			options="log_path=$reports/report:detect_leaks=0:abort_on_error=1"
+			wrap_postgres "LD_PRELOAD='$preload' ASAN_OPTIONS='$options' \\
+				UBSAN_OPTIONS='log_path=$reports/report:print_stacktrace=1' exec"
+			;;
+		valgrind)
+			wrap_postgres "exec valgrind -q --trace-children=yes --time-stamp=no --num-callers=30 \\
+				--suppressions='$valgrind_supp' --suppressions='$support/valgrind.supp' \\
+				--leak-check=no --log-file='$reports/report.%p'"
+			;;
+		caches)
+			echo 'debug_discard_caches = 1' >"$TEMP_CONFIG"
+			;;
+	esac
+	# a slow server is no failure
+	PG_TEST_TIMEOUT_DEFAULT=600 PGCTLTIMEOUT=300 OUTBOX_FILE_TIMEOUT=3600
+	export PG_TEST_TIMEOUT_DEFAULT PGCTLTIMEOUT OUTBOX_FILE_TIMEOUT
+}
+
+# Counts what the tools have written.
+instrument_finish() {
+	found=$(find "$reports" -type f -size +0 | sort)
+	[ -n "$found" ] || { count 1 0; return 0; }
+	for report in $found; do
+		head -n 60 "$report"
+		broken "$flavour: $report"
+	done
+}
+
+instrumented_tests() {
+	case $flavour in
+		coverage)
+			on_server regress isolation
+			tap_tests
+			coverage_report
+			;;
+		asan)
+			on_server regress isolation
+			tap_tests
+			;;
+		valgrind)
+			REGRESS=${REGRESS:-publish} on_server regress
+			PROVE_TESTS=${PROVE_TESTS:-test/t/000_smoke.pl} tap_tests
+			;;
+		caches)
+			REGRESS=${REGRESS:-publish} on_server regress
+			;;
+	esac
+	[ "$flavour" = coverage ] || instrument_finish
+}
+
+coverage_report() {
+	headline "coverage"
+	info=$top/coverage.info
+	if ! (lcov -q --capture --rc lcov_branch_coverage=1 --no-external \
+		--directory "$top/tree" --base-directory "$top/tree" --output-file "$info.all" &&
+		lcov -q --rc lcov_branch_coverage=1 --extract "$info.all" "$top/tree/src/*" \
+			"$top/tree/transports/*" --output-file "$info.some" &&
+		lcov -q --rc lcov_branch_coverage=1 --remove "$info.some" '*/make_option_table.c' \
+			--output-file "$info") >"$top/lcov.log" 2>&1; then
+		tail "$top/lcov.log"
+		broken "lcov"
+		return 0
+	fi
+	perl "$support/uncovered.pl" "$top/tree/" "$info"
+	genhtml -q --branch-coverage -p "$top/tree" -o "$top/coverage" "$info" >>"$top/lcov.log" 2>&1 ||
+		broken "genhtml"
+	echo "pages to look at: $top/coverage/index.html"
+}
