@@ -14,6 +14,7 @@
 #ifndef OUTBOX_SHMEM_H
 #define OUTBOX_SHMEM_H
 
+#include "access/xlogdefs.h"
 #include "port/atomics.h"
 #include "storage/latch.h"
 #include "storage/lock.h"
@@ -60,6 +61,8 @@ typedef struct OutboxDb
 									 * committed or prepared */
 	pg_atomic_uint64 backlog_bytes; /* retained log, as the keeper saw it */
 	pg_atomic_uint64 unrouted;	/* messages that no server wanted */
+	XLogRecPtr	begun_lsn;		/* all of its messages lie beyond in WAL ... */
+	uint64		begun_xid;		/* ... and what ran before has lower xids */
 	bool		uncommitted;	/* its CREATE EXTENSION may still roll back */
 	pid_t		keeper_pid;		/* 0: none; changed under OutboxShared.lock */
 	PGPROC	   *keeper_proc;

@@ -16,6 +16,14 @@
  * WAL, or names transactions that have not happened here, the bookmark is not
  * believed, and the database's own position, which went back with it, is used.
  *
+ * That alone does not tell a history that forked without a new timeline: a copy
+ * of the disk that runs beside the original or takes its place.  Hence the
+ * epoch, which is drawn anew when a server starts.  What another start of the
+ * server has written must rest on WAL from before this one's messages, and on
+ * transactions from before them; a copy's does not, however far our own WAL has
+ * come since.  (It goes undetected if the server starts once more before the
+ * bookmark is read.)
+ *
  * Nor is it when the server is another one of the same name.  After pg_upgrade,
  * which gives servers new oids, that is so too; the clean stop that it needs has
  * left the position in the database.
@@ -25,6 +33,7 @@
  *	pg_outbox position 1
  *	log 5d3c...
  *	server 16500
+ *	epoch 1234567890
  *	n 17
  *	wal 1 0/3000060
  *	main CURSOR LOW S1 S2
@@ -44,6 +53,7 @@
 #include "access/transam.h"
 #include "access/xlog.h"
 #include "compat.h"
+#include "fault.h"
 #include "lib/stringinfo.h"
 #include "log/bookmark.h"
 #include "log/position.h"
@@ -67,8 +77,9 @@ outbox_bookmark_out(const OutboxBookmark *bookmark)
 	ListCell   *lc;
 
 	initStringInfo(&buf);
-	appendStringInfo(&buf, FIRST_LINE "\nlog %s\nserver %u\nn " INT64_FORMAT "\nwal %u %X/%X\n",
-					 bookmark->log_uuid, bookmark->serverid, bookmark->n, bookmark->timeline,
+	appendStringInfo(&buf, FIRST_LINE "\nlog %s\nserver %u\nepoch " UINT64_FORMAT
+					 "\nn " INT64_FORMAT "\nwal %u %X/%X\n",
+					 bookmark->log_uuid, bookmark->serverid, bookmark->epoch, bookmark->n, bookmark->timeline,
 					 LSN_FORMAT_ARGS(bookmark->lsn));
 	foreach(lc, bookmark->positions)
 	{
@@ -238,6 +249,8 @@ parse_line(char *line, OutboxBookmark *bookmark)
 		bookmark->serverid = (Oid) n;
 		return true;
 	}
+	if (strcmp(word, "epoch") == 0)
+		return parse_u64(line, &bookmark->epoch);
 	if (strcmp(word, "n") == 0)
 	{
 		if (!parse_u64(line, &n) || n > PG_INT64_MAX)
@@ -277,6 +290,18 @@ outbox_bookmark_in(const char *text)
 	return bookmark;
 }
 
+/* The highest transaction that it can name, plus 1. */
+static uint64
+end_of_xids(const OutboxBookmark *bookmark)
+{
+	uint64		end = 0;
+	ListCell   *lc;
+
+	foreach(lc, bookmark->positions)
+		end = Max(end, ((OutboxStoredPosition *) lfirst(lc))->pos.s2->xmax);
+	return end;
+}
+
 /* Does our history hold that WAL? */
 static bool
 in_our_history(uint32 timeline, XLogRecPtr lsn)
@@ -305,19 +330,23 @@ in_our_history(uint32 timeline, XLogRecPtr lsn)
 
 const char *
 outbox_bookmark_problem(const OutboxBookmark *bookmark, const char *log_uuid,
-						Oid serverid)
+						Oid serverid, const OutboxDb *db)
 {
 	uint64		next_xid = U64FromFullTransactionId(ReadNextFullTransactionId());
-	ListCell   *lc;
 
 	if (strcmp(bookmark->log_uuid, log_uuid) != 0)
 		return "it belongs to another log";
 	if (bookmark->serverid != serverid)
 		return "it belongs to another server, or to this one before an upgrade";
-	if (!in_our_history(bookmark->timeline, bookmark->lsn))
-		return "it rests on WAL that this database does not have";
-	foreach(lc, bookmark->positions)
-		if (((OutboxStoredPosition *) lfirst(lc))->pos.s2->xmax > next_xid)
+	if (OUTBOX_RULE("bookmark-history"))
+	{
+		if (!in_our_history(bookmark->timeline, bookmark->lsn))
+			return "it rests on WAL that this database does not have";
+		if (end_of_xids(bookmark) > next_xid)
 			return "it names transactions that have not happened here";
+	}
+	if (OUTBOX_RULE("bookmark-epoch") && bookmark->epoch != db->epoch &&
+		(bookmark->lsn > db->begun_lsn || end_of_xids(bookmark) > db->begun_xid))
+		return "it was written by a copy of this database, or before it was set back";
 	return NULL;
 }

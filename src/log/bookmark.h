@@ -12,12 +12,14 @@
 
 #include "access/xlogdefs.h"
 #include "nodes/pg_list.h"
+#include "shmem.h"
 
 /* All positions of a server, as of one transaction at the broker. */
 typedef struct OutboxBookmark
 {
 	char	   *log_uuid;		/* of the log that they belong to */
 	Oid			serverid;		/* a name may be given again */
+	uint64		epoch;			/* of the log, when it was written */
 	int64		n;				/* numbers them, together with those stored in
 								 * the database */
 	uint32		timeline;
@@ -35,6 +37,7 @@ extern OutboxBookmark *outbox_bookmark_in(const char *text);
  * else why not.
  */
 extern const char *outbox_bookmark_problem(const OutboxBookmark *bookmark,
-										   const char *log_uuid, Oid serverid);
+										   const char *log_uuid, Oid serverid,
+										   const OutboxDb *db);
 
 #endif							/* OUTBOX_BOOKMARK_H */

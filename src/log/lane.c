@@ -33,6 +33,7 @@
 #include "access/genam.h"
 #include "access/htup_details.h"
 #include "access/table.h"
+#include "access/transam.h"
 #include "access/xact.h"
 #include "access/xlog.h"
 #include "catalog/indexing.h"
@@ -241,6 +242,8 @@ install_entry(Oid extoid, const OutboxSegment *const *current, uint64 first_id)
 {
 	OutboxDb   *db = NULL;
 	uint64		epoch;
+	XLogRecPtr	begun_lsn = GetXLogInsertRecPtr();
+	uint64		begun_xid = U64FromFullTransactionId(ReadNextFullTransactionId());
 
 	if (!pg_strong_random(&epoch, sizeof(epoch)))
 		ereport(ERROR,
@@ -269,6 +272,8 @@ install_entry(Oid extoid, const OutboxSegment *const *current, uint64 first_id)
 	}
 	db->incarnation = pg_atomic_add_fetch_u64(&outbox_shared->incarnations, 1);
 	db->epoch = epoch;
+	db->begun_lsn = begun_lsn;
+	db->begun_xid = begun_xid;
 	pg_atomic_write_u64(&db->next_id, first_id);
 	pg_atomic_write_u64(&db->limit_id, first_id);
 	pg_atomic_write_u64(&db->publish_count, 0);

@@ -238,6 +238,7 @@ make_bookmark(Relay *relay)
 	}
 	bookmark.log_uuid = relay->server->core.home;
 	bookmark.serverid = relay->serverid;
+	bookmark.epoch = relay->db->epoch;
 	bookmark.n = chunk->n = ++relay->position_n;
 	bookmark.timeline = GetWALInsertionTimeLine();
 	return outbox_bookmark_out(&bookmark);
@@ -329,7 +330,8 @@ choose_position(Relay *relay, const char *text)
 	if (bookmark == NULL)
 		problem = "it can't be read";
 	else
-		problem = outbox_bookmark_problem(bookmark, relay->server->core.home, relay->serverid);
+		problem = outbox_bookmark_problem(bookmark, relay->server->core.home,
+										  relay->serverid, relay->db);
 	if (problem != NULL)
 	{
 		ereport(LOG,

@@ -5,7 +5,7 @@ use OutboxTest;
 my $kafka = OutboxKafka->shared;
 my $topic = unique_topic('standby');
 my $pg = OutboxTest->server('primary', init => { allows_streaming => 1 },
-	conf => 'outbox.segment_size = 512kB');
+	conf => "outbox.segment_size = 512kB\nwal_keep_size = 1GB");
 
 $kafka->create_topic($topic, 4);
 $pg->judge_setup;

@@ -11,19 +11,20 @@ chomp(my $new_bin = `$next --bindir`);
 (my $new_prefix = $new_bin) =~ s{/bin$}{};
 
 my $kafka = OutboxKafka->shared;
-my $topic = unique_topic('upgrade');
+my ($topic, $once) = map { unique_topic($_) } qw(upgrade once);
 my $old = OutboxTest->server('old', conf => 'outbox.segment_size = 64kB');
 
-$kafka->create_topic($topic, 4);
+$kafka->create_topic($_, 4) for $topic, $once;
 $old->judge_setup;
 # a server that is gone makes the oids of those behind it differ
 $old->sql('CREATE FOREIGN DATA WRAPPER filler; CREATE SERVER filler FOREIGN DATA WRAPPER filler');
 $old->create_server('events', $kafka, topics => $topic);
+$old->create_server('once', $kafka, topics => $once, exactly_once => 'true');
 $old->sql('DROP SERVER filler');
-$old->sql("SELECT judge.publish_many('$topic', 5000)");
+$old->sql("SELECT judge.publish_many('$_', 5000)") for $topic, $once;
 ok($old->flush, 'the first part is delivered');
-$old->sql("SELECT outbox.pause('events')");
-$old->sql("SELECT judge.publish_many('$topic', 5000)");
+$old->sql("SELECT outbox.pause('$_')") for qw(events once);
+$old->sql("SELECT judge.publish_many('$_', 5000)") for $topic, $once;
 my $uuid = $old->sql('SELECT log_uuid FROM outbox.log_identity');
 my $oid = $old->sql(q{SELECT oid FROM pg_foreign_server WHERE srvname = 'events'});
 my $retained = $old->sql('SELECT max(id) FROM outbox.message');
@@ -44,11 +45,13 @@ $new->start;
 
 is($new->sql('SELECT log_uuid FROM outbox.log_identity'), $uuid, 'the identity stays');
 isnt($new->sql(q{SELECT oid FROM pg_foreign_server WHERE srvname = 'events'}), $oid, "the server's oid is another");
-$new->sql("SELECT judge.publish_many('$topic', 1000)");
+$new->sql("SELECT judge.publish_many('$_', 1000)") for $topic, $once;
 ok($new->sql("SELECT min(id) > $retained FROM outbox.message WHERE id > $retained"), 'ids go on');
-$new->sql("SELECT outbox.resume('events')");
+$new->sql("SELECT outbox.resume('$_')") for qw(events once);
 ok($new->flush, 'the backlog is delivered');
 my %verdict = $new->judge_ok($kafka, [$topic], 'everything once and in order');
+is($verdict{published}, 11000, 'all of it');
+%verdict = $new->judge_ok($kafka, [$once], 'exactly once: everything once and in order', committed => 1);
 is($verdict{published}, 11000, 'all of it');
 $new->wait_ok('SELECT sum(pg_relation_size(relid)) < 512 * 1024 FROM outbox.segments',
 	'and segments are freed');
