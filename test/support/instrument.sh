@@ -20,7 +20,8 @@ instrument_choose() {
 	case $flavour in
 		coverage) flavour_cflags='--coverage -O1' ;;
 		asan)
-			flavour_cflags='-fsanitize=address,undefined -fno-omit-frame-pointer -O1'
+			# PostgreSQL's -fwrapv would hide overflows
+			flavour_cflags='-fsanitize=address,undefined -fno-omit-frame-pointer -O1 -fno-wrapv'
 			;;
 		valgrind) flavour_cflags='-O1' ;;
 	esac
@@ -33,10 +34,11 @@ wrap_postgres() {
 	[ -e "$bindir/postgres.real" ] || mv "$bindir/postgres" "$bindir/postgres.real"
 	cat >"$bindir/postgres" <<-END
 		#!/bin/bash
+		here=\$(cd "\$(dirname "\$0")" && pwd)
 		case \${1:-} in
-			-V | --version | --boot | --single | --check | -C) exec "$bindir/postgres.real" "\$@" ;;
+			-V | --version | --boot | --single | --check | -C) exec "\$here/postgres.real" "\$@" ;;
 		esac
-		$1 "$bindir/postgres.real" "\$@"
+		$1 "\$here/postgres.real" "\$@"
 	END
 	chmod 755 "$bindir/postgres"
 }
@@ -63,7 +65,7 @@ instrument_prepare() {
 			# what lives as long as its process is no leak here
 			options="log_path=$reports/report:detect_leaks=0:abort_on_error=1"
 			wrap_postgres "LD_PRELOAD='$preload' ASAN_OPTIONS='$options' \\
-				UBSAN_OPTIONS='log_path=$reports/report:print_stacktrace=1' exec -a '$bindir/postgres'"
+				UBSAN_OPTIONS='log_path=$reports/report:print_stacktrace=1' exec -a \"\$here/postgres\""
 			;;
 		valgrind)
 			wrap_postgres "exec valgrind -q --trace-children=yes --time-stamp=no --num-callers=30 \\
@@ -98,6 +100,9 @@ instrumented_tests() {
 			;;
 		asan)
 			on_server regress isolation
+			# not what measures memory, of which this takes more, nor what looks for
+			# words that a newer PostgreSQL logs where nothing is wrong
+			: "${PROVE_TESTS:=$(cd "$tree" && ls test/t/*.pl | grep -vE '120_outage|021_publication')}"
 			tap_tests
 			;;
 		valgrind)
