@@ -23,7 +23,7 @@ same_position(const OutboxStoredPosition *a, const OutboxStoredPosition *b)
 static bool
 same(const OutboxBookmark *a, const OutboxBookmark *b)
 {
-	if (strcmp(a->log_uuid, b->log_uuid) != 0 || a->serverid != b->serverid ||
+	if (strcmp(a->log_uuid, b->log_uuid) != 0 || a->serverid != b->serverid || a->epoch != b->epoch ||
 		a->n != b->n || a->timeline != b->timeline || a->lsn != b->lsn ||
 		list_length(a->positions) != list_length(b->positions))
 		return false;
@@ -86,6 +86,7 @@ make_bookmark(Fuzz *in)
 
 	b->log_uuid = make_word(in, 40);
 	b->serverid = (Oid) fuzz_u64(in);
+	b->epoch = fuzz_u64(in);
 	b->n = (int64) (fuzz_u64(in) >> 1 | 1);
 	b->timeline = (uint32) fuzz_u64(in) | 1;
 	b->lsn = fuzz_u64(in);
@@ -115,6 +116,7 @@ make_bookmark(Fuzz *in)
 void
 fuzz_one(Fuzz *in)
 {
+	static OutboxDb db = {.epoch = 7, .begun_lsn = UINT64CONST(0x400000000), .begun_xid = 1000};
 	OutboxBookmark *b;
 	char	   *text;
 
@@ -137,9 +139,12 @@ fuzz_one(Fuzz *in)
 	for (size_t i = 0; text[i] && i < 2000; i++)
 		if (i > 0 && text[i - 1] != '\n')
 			REQUIRE(outbox_bookmark_in(pnstrdup(text, i)) == NULL);
-	/* of this history, or told why not */
-	if (outbox_bookmark_problem(b, b->log_uuid, b->serverid) == NULL)
+	/* of this history and this start, or told why not */
+	if (outbox_bookmark_problem(b, b->log_uuid, b->serverid, &db) == NULL)
+	{
 		REQUIRE(b->timeline <= 3 && b->lsn <= UINT64CONST(0x500000000));
-	REQUIRE(outbox_bookmark_problem(b, "another", b->serverid) != NULL);
-	REQUIRE(outbox_bookmark_problem(b, b->log_uuid, b->serverid + 1) != NULL);
+		REQUIRE(b->epoch == db.epoch || b->lsn <= db.begun_lsn);
+	}
+	REQUIRE(outbox_bookmark_problem(b, "another", b->serverid, &db) != NULL);
+	REQUIRE(outbox_bookmark_problem(b, b->log_uuid, b->serverid + 1, &db) != NULL);
 }
