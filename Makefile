@@ -51,6 +51,8 @@ check-regress check-isolation check-tap check-fuzz check-next check-deep check-a
 check-valgrind check-caches: check-%:
 	test/run-check $*
 
+check-deep: check-asan check-valgrind check-caches analyze
+
 analyze:
 	test/support/analyze.sh
 

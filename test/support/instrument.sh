@@ -65,7 +65,7 @@ instrument_prepare() {
 			# what lives as long as its process is no leak here
 			options="log_path=$reports/report:detect_leaks=0:abort_on_error=1"
 			wrap_postgres "LD_PRELOAD='$preload' ASAN_OPTIONS='$options' \\
-				UBSAN_OPTIONS='log_path=$reports/report:print_stacktrace=1' exec -a \"\$here/postgres\""
+				UBSAN_OPTIONS=print_stacktrace=1 exec -a \"\$here/postgres\""
 			;;
 		valgrind)
 			wrap_postgres "exec valgrind -q --trace-children=yes --time-stamp=no --num-callers=30 \\
@@ -83,6 +83,11 @@ instrument_prepare() {
 
 # Counts what the tools have written.
 instrument_finish() {
+	# UBSan's go to the servers' logs where ASan is there too
+	if [ "$flavour" = asan ]; then
+		find "$top/out" -type f -name '*.log' -exec grep -ah -A 12 ': runtime error: ' {} + \
+			>"$reports/runtime_errors" || true
+	fi
 	found=$(find "$reports" -type f -size +0 | sort)
 	[ -n "$found" ] || { count 1 0; return 0; }
 	for report in $found; do
