@@ -4,11 +4,13 @@
  *	  Exactly-once delivery: chunks of messages in the broker's transactions.
  *
  * A chunk is what has been sent since the last commit, of all streams.  When
- * there is nothing more to send, or it is large or old enough, all its answers
- * are waited for; then the positions behind it are written as the client's
- * bookmark, and chunk and bookmark are committed together.  So a reader of what
- * is committed sees a message if and only if the bookmark says that it is done,
- * whatever crashes, and whoever starts next goes on from the bookmark.
+ * there is nothing more to send, or it is large or old enough, the positions
+ * behind it are sent after it as the client's bookmark, all answers are waited
+ * for, and chunk and bookmark are committed together.  So a reader of what is
+ * committed sees a message if and only if the bookmark says that it is done,
+ * whatever crashes, and whoever starts next goes on from the bookmark.  The
+ * bookmark takes for granted that the answers will be good ones; where one is
+ * not, it is aborted with all the others.
  *
  * Until then an answered message is held, not done: it stays in its window,
  * and no position passes it.  When the transaction is aborted (a record was
@@ -16,8 +18,9 @@
  *
  * Numbers.  Every position that is stored, here or in the database, gets the
  * next number; the higher one counts.  The database's is stored after a commit
- * and never while the outcome of one is open: else it would, with an older
- * position, outrank a bookmark that was committed.
+ * and never from the moment when a bookmark has its number until its outcome is
+ * known: else it would, with an older position, outrank a bookmark that was
+ * committed.
  *
  * An open outcome.  A client that is lost while it commits leaves the question
  * of whether it did.  Its successor first settles what it left (INIT), and then
@@ -73,7 +76,8 @@ bool
 relay_chunk_may_store(const Relay *relay)
 {
 	/* fenced: another one may have delivered more than we know of */
-	return relay->chunk.state != OUTBOX_CHUNK_COMMIT && !relay->chunk.uncertain &&
+	return relay->chunk.state != OUTBOX_CHUNK_MARKED &&
+		relay->chunk.state != OUTBOX_CHUNK_COMMIT && !relay->chunk.uncertain &&
 		!relay->fenced && relay_chunk_may_read(relay);
 }
 
@@ -159,10 +163,10 @@ start_over(OutboxChunk *chunk)
 static void
 committed(Relay *relay)
 {
+	INSTR_TIME_SET_CURRENT(relay->chunk.committed_at);
 	OUTBOX_FAULT("chunk-committed");
 	for_all_windows(relay, relay_take_held);
 	relay->chunk.aborts = 0;
-	INSTR_TIME_SET_CURRENT(relay->chunk.committed_at);
 	start_over(&relay->chunk);
 }
 
@@ -216,6 +220,20 @@ relay_chunk_begin(Relay *relay)
 }
 
 /*
+ * Does memory allow one more in flight?  What is held has given back what the
+ * library used for it, and takes it again when it is sent again.
+ */
+bool
+relay_chunk_has_room(const Relay *relay, const OutboxEntry *entry)
+{
+	const OutboxWindows *all = relay->windows;
+
+	return relay->chunk.state == OUTBOX_CHUNK_NONE || all->in_flight == 0 ||
+		all->bytes + all->library_bytes + entry->library_bytes <=
+		(Size) outbox_relay_memory * 1024;
+}
+
+/*
  * The positions behind the chunk, as text; NULL while standbys don't have yet
  * what they rest on.
  */
@@ -244,7 +262,7 @@ make_bookmark(Relay *relay)
 	return outbox_bookmark_out(&bookmark);
 }
 
-/* All is answered: write the bookmark. */
+/* All of the chunk is sent: the bookmark follows. */
 static void
 write_bookmark(Relay *relay)
 {
@@ -258,8 +276,7 @@ write_bookmark(Relay *relay)
 		switch (relay->transport->bookmark_write(relay->client, text, &error))
 		{
 			case OUTBOX_OK:
-				relay->chunk.state = OUTBOX_CHUNK_COMMIT;
-				OUTBOX_FAULT("chunk-before-commit");
+				relay->chunk.state = OUTBOX_CHUNK_MARKED;
 				break;
 			case OUTBOX_RETRY:
 				break;
@@ -434,18 +451,28 @@ relay_chunk_client_closed(Relay *relay)
 	return !chunk->uncertain;
 }
 
-/* Close the open chunk: commit it, unless it must be aborted. */
+/* Close the open chunk: bring it to where it is committed or aborted. */
 static void
 close_chunk(Relay *relay)
 {
 	OutboxChunk *chunk = &relay->chunk;
 
+	if (chunk->state == OUTBOX_CHUNK_CLOSING && !chunk->must_abort)
+		write_bookmark(relay);
+	if (chunk->state != OUTBOX_CHUNK_CLOSING && chunk->state != OUTBOX_CHUNK_MARKED)
+		return;					/* it failed */
 	if (chunk->must_abort)
 		chunk->state = OUTBOX_CHUNK_ABORT;
-	else if (relay->windows->in_flight == 0)
-		write_bookmark(relay);
-	else if (relay->connected && is_old(relay, SILENT_MS))
-		give_up_silent(relay);
+	else if (relay->windows->in_flight > 0)
+	{
+		if (relay->connected && is_old(relay, SILENT_MS))
+			give_up_silent(relay);
+	}
+	else if (chunk->state == OUTBOX_CHUNK_MARKED)
+	{
+		OUTBOX_FAULT("chunk-before-commit");
+		chunk->state = OUTBOX_CHUNK_COMMIT;
+	}
 }
 
 /*
@@ -456,7 +483,6 @@ bool
 relay_chunk_turn(Relay *relay, bool more)
 {
 	OutboxChunk *chunk = &relay->chunk;
-	int			wait_ms = more ? BUSY_STEP_MS : STEP_MS;
 
 	switch (chunk->state)
 	{
@@ -483,19 +509,23 @@ relay_chunk_turn(Relay *relay, bool more)
 				return true;
 			/* FALLTHROUGH */
 		case OUTBOX_CHUNK_CLOSING:
+		case OUTBOX_CHUNK_MARKED:
 			close_chunk(relay);
-			if (chunk->state == OUTBOX_CHUNK_CLOSING)
+			if (chunk->state == OUTBOX_CHUNK_CLOSING || chunk->state == OUTBOX_CHUNK_MARKED)
 				return more;
 			break;
 		default:
 			break;
 	}
-	if (chunk->state == OUTBOX_CHUNK_COMMIT && step(relay, OUTBOX_TXN_COMMIT, wait_ms))
+	if (chunk->state == OUTBOX_CHUNK_COMMIT)
 	{
-		relay_collect(relay);
-		committed(relay);
+		if (step(relay, OUTBOX_TXN_COMMIT, 0))
+			committed(relay);
+		else if (chunk->state == OUTBOX_CHUNK_COMMIT)
+			return more;		/* its outcome wakes us */
 	}
-	else if (chunk->state == OUTBOX_CHUNK_ABORT && step(relay, OUTBOX_TXN_ABORT, wait_ms))
+	else if (chunk->state == OUTBOX_CHUNK_ABORT &&
+			 step(relay, OUTBOX_TXN_ABORT, more ? BUSY_STEP_MS : STEP_MS))
 	{
 		relay_collect(relay);
 		aborted(relay);

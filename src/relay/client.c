@@ -293,12 +293,12 @@ send_entry(Relay *relay, OutboxEntry *entry)
 	OutboxError error = {0};
 	OutboxTopic *topic = entry->topic;
 
-	if (!relay_chunk_begin(relay))
+	if (!relay_chunk_begin(relay) || !relay_chunk_has_room(relay, entry))
 		return false;
 	switch (outbox_entry_send(entry, relay->transport, relay->client, &error))
 	{
 		case OUTBOX_OK:
-			relay->chunk.bytes += entry->cost;
+			relay->chunk.bytes += outbox_entry_bytes(entry);
 			return true;
 		case OUTBOX_ABORT:
 			relay->chunk.must_abort = true;

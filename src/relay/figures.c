@@ -75,7 +75,7 @@ relay_show_figures(Relay *relay)
 	pg_atomic_write_u64(&slot->confirmed_count, confirmed);
 	pg_atomic_write_u64(&slot->done_id, done_id);
 	pg_atomic_write_u64(&slot->in_flight, relay->windows->in_flight);
-	pg_atomic_write_u64(&slot->memory, relay->windows->bytes);
+	pg_atomic_write_u64(&slot->memory, relay->windows->bytes + relay->windows->library_bytes);
 	SpinLockAcquire(&slot->mutex);
 	slot->oldest_unacked = oldest;
 	slot->lagging = list_length(relay->lagging);

@@ -58,8 +58,9 @@ typedef enum OutboxChunkState
 	OUTBOX_CHUNK_LOAD,			/* its bookmark is being read */
 	OUTBOX_CHUNK_READY,			/* between two chunks */
 	OUTBOX_CHUNK_OPEN,			/* messages are being sent */
-	OUTBOX_CHUNK_CLOSING,		/* answers are being waited for */
-	OUTBOX_CHUNK_COMMIT,		/* the bookmark is sent: committing */
+	OUTBOX_CHUNK_CLOSING,		/* its bookmark is to be sent */
+	OUTBOX_CHUNK_MARKED,		/* it is; answers are being waited for */
+	OUTBOX_CHUNK_COMMIT,		/* all is answered: committing */
 	OUTBOX_CHUNK_ABORT
 } OutboxChunkState;
 
@@ -71,7 +72,7 @@ typedef struct OutboxChunk
 	bool		uncertain;		/* whether the last one was committed */
 	bool		must_abort;
 	bool		failing;		/* the bookmark can't be read */
-	Size		bytes;
+	Size		bytes;			/* of its messages, without the library's */
 	int64		n;				/* number of its bookmark */
 	instr_time	begun;
 	XLogRecPtr	base_lsn;		/* WAL that positions as loaded rest on */
@@ -140,6 +141,7 @@ extern bool relay_chunk_may_read(const Relay *relay);
 extern bool relay_chunk_may_store(const Relay *relay);
 extern bool relay_chunk_settles(const Relay *relay);
 extern bool relay_chunk_begin(Relay *relay);
+extern bool relay_chunk_has_room(const Relay *relay, const OutboxEntry *entry);
 extern bool relay_chunk_turn(Relay *relay, bool more);
 extern void relay_chunk_finish(Relay *relay, long timeout_ms);
 extern void relay_chunk_client_opened(Relay *relay);

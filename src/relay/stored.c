@@ -159,12 +159,15 @@ relay_positions_replace(Relay *relay, const OutboxBookmark *bookmark)
 	relay->position_n = bookmark->n;
 }
 
-/* Is it done once the transaction under way is committed? */
+/*
+ * Is it done once the transaction under way is committed?  Without a client,
+ * nothing is sent or held, but where the outcome of one is open.
+ */
 static bool
 is_settled(const OutboxEntry *entry)
 {
-	return entry == NULL || entry->state == OUTBOX_ENTRY_HELD ||
-		entry->state == OUTBOX_ENTRY_DONE;
+	return entry == NULL || entry->state == OUTBOX_ENTRY_SENT ||
+		entry->state == OUTBOX_ENTRY_HELD || entry->state == OUTBOX_ENTRY_DONE;
 }
 
 /* The oldest entry that is not; the window's end: all are. */
@@ -398,6 +401,7 @@ relay_positions_store(Relay *relay, bool last)
 	bool		safe;
 	ListCell   *lc;
 
+	Assert(!last || relay->client == NULL);
 	if (!relay_chunk_may_store(relay))
 	{
 		MemoryContextSwitchTo(old);

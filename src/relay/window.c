@@ -132,8 +132,9 @@ make_entry(OutboxWindows *all, OutboxMessage *m)
 	}
 
 	/* the library copies key and headers, and keeps books on each */
-	entry->cost = m->bytes + OUTBOX_UUID_BYTES + m->key_len + m->headers_len +
-		all->record_overhead + (count_headers(m) + 1) * all->header_overhead;
+	entry->library_bytes = m->key_len + m->headers_len + all->record_overhead +
+		(count_headers(m) + 1) * all->header_overhead;
+	entry->cost = outbox_entry_bytes(entry) + entry->library_bytes;
 	return entry;
 }
 
@@ -149,7 +150,7 @@ outbox_window_add(OutboxWindow *window, OutboxMessage *message, bool done)
 		INSTR_TIME_SET_CURRENT(topic->moved);
 	topic->entries++;
 	topic->bytes += entry->cost;
-	all->bytes += entry->cost;
+	all->bytes += outbox_entry_bytes(entry);
 	append(window, entry);
 	if (done)
 		outbox_entry_done(entry);
@@ -220,6 +221,7 @@ outbox_entry_send(OutboxEntry *entry, const OutboxTransport *transport,
 		entry->attempts++;
 		entry->topic->in_flight++;
 		all->in_flight++;
+		all->library_bytes += entry->library_bytes;
 	}
 	return failure;
 }
@@ -231,6 +233,7 @@ outbox_entry_answered(OutboxEntry *entry)
 	entry->state = OUTBOX_ENTRY_QUEUED;
 	entry->topic->in_flight--;
 	entry->window->all->in_flight--;
+	entry->window->all->library_bytes -= entry->library_bytes;
 }
 
 void
@@ -251,27 +254,39 @@ outbox_window_clear(OutboxWindow *window)
 			outbox_entry_clear(outbox_window_entry(window, seq));
 }
 
+/* Count another memory for it. */
 static void
-uncount_held(OutboxEntry *entry)
+set_cost(OutboxEntry *entry, Size cost)
 {
-	entry->window->all->held--;
-	entry->window->all->held_bytes -= entry->cost;
+	entry->window->bytes += cost - entry->cost;
+	entry->topic->bytes += cost - entry->cost;
+	entry->cost = cost;
 }
 
+/* What the library had for it is free again, and makes room for others. */
 void
 outbox_entry_hold(OutboxEntry *entry)
 {
 	entry->state = OUTBOX_ENTRY_HELD;
 	entry->window->all->held++;
-	entry->window->all->held_bytes += entry->cost;
+	set_cost(entry, outbox_entry_bytes(entry));
 	outbox_entry_clear(entry);
+}
+
+/* Its transaction is aborted. */
+static void
+unhold(OutboxEntry *entry)
+{
+	entry->window->all->held--;
+	set_cost(entry, outbox_entry_bytes(entry) + entry->library_bytes);
+	entry->state = OUTBOX_ENTRY_QUEUED;
 }
 
 void
 outbox_entry_done(OutboxEntry *entry)
 {
 	if (entry->state == OUTBOX_ENTRY_HELD)
-		uncount_held(entry);
+		entry->window->all->held--;
 	if (entry->state == OUTBOX_ENTRY_REFUSED)
 		entry->window->refused--;
 	entry->state = OUTBOX_ENTRY_DONE;
@@ -320,7 +335,7 @@ free_entry(OutboxEntry *entry)
 {
 	outbox_entry_clear(entry);
 	uncount(entry);
-	entry->window->all->bytes -= entry->cost;
+	entry->window->all->bytes -= outbox_entry_bytes(entry);
 	entry->topic->bytes -= entry->cost;
 	entry->topic->entries--;
 	if (entry->error != NULL)
@@ -356,10 +371,7 @@ outbox_window_rewind(OutboxWindow *window, bool held)
 		if (entry != NULL && entry->state == OUTBOX_ENTRY_SENT)
 			outbox_entry_answered(entry);
 		else if (entry != NULL && held && entry->state == OUTBOX_ENTRY_HELD)
-		{
-			uncount_held(entry);
-			entry->state = OUTBOX_ENTRY_QUEUED;
-		}
+			unhold(entry);
 	}
 	window->unsent = window->first;
 }

@@ -35,10 +35,12 @@ typedef struct OutboxEntry
 	OutboxTopic *topic;
 	struct OutboxWindow *window;
 	uint64		seq;			/* place in the window */
-	Size		cost;			/* memory, the client library's included */
+	Size		cost;			/* memory counted for it: its own, and until it is
+								 * held the client library's */
 	OutboxEntryState state;
 	bool		suspect;		/* refused together with others */
 	int			attempts;
+	uint32		library_bytes;	/* what the library uses while it is in flight */
 	char	   *error;			/* of a refusal, in a chunk with reason */
 	char	   *reason;
 	char		uuid[OUTBOX_UUID_BYTES];	/* message id, where it is derived */
@@ -66,11 +68,11 @@ typedef struct OutboxWindows
 {
 	MemoryContext context;		/* of messages and entries */
 	OutboxTopics *topics;
-	Size		bytes;			/* cost of all entries */
+	Size		bytes;			/* of all entries, without the library's */
+	Size		library_bytes;	/* of those in flight */
 	uint64		in_flight;		/* sent, without a report */
 	uint64		suspects;		/* refused together with others */
 	uint64		held;			/* acknowledged, not committed */
-	Size		held_bytes;
 	Size		record_overhead;	/* of the client library */
 	Size		header_overhead;
 	OutboxHeader *headers;		/* of the record being sent */
@@ -100,6 +102,13 @@ extern void outbox_window_free(OutboxWindow *window);
 
 /* Add a message behind the others; done: it is acknowledged already. */
 extern void outbox_window_add(OutboxWindow *window, OutboxMessage *message, bool done);
+
+/* An entry's own memory. */
+static inline Size
+outbox_entry_bytes(const OutboxEntry *entry)
+{
+	return entry->message.bytes + OUTBOX_UUID_BYTES;
+}
 
 static inline OutboxEntry *
 outbox_window_entry(const OutboxWindow *window, uint64 seq)

@@ -198,9 +198,10 @@ typedef struct OutboxTransport
 	 * COMMIT becomes visible together, or not at all.
 	 *
 	 * transaction() takes up to timeout_ms, and answers RETRY as long as the
-	 * step is not done: poll(), then call it again.  Else OK, ABORT, FENCED,
-	 * FATAL or CONFIG, with *error.  COMMIT and ABORT need all reports to have
-	 * been polled.
+	 * step is not done: poll(), then call it again.  COMMIT takes no time, and
+	 * makes the eventfd readable when there is something to ask for.  Else OK,
+	 * ABORT, FENCED, FATAL or CONFIG, with *error; after FATAL a COMMIT may have
+	 * taken place.  COMMIT and ABORT need all reports to have been polled.
 	 */
 	OutboxFailure (*transaction) (OutboxClient *client, OutboxTxnStep step,
 								  int timeout_ms, OutboxError *error);

@@ -521,5 +521,6 @@ main(int argc, char **argv)
 		check_all();
 	check_relaying();
 	check_in_flight();
+	check_transactions();
 	return failures != 0;
 }

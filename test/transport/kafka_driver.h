@@ -58,6 +58,7 @@ extern OutboxFailure probe(OutboxClient *client, const char *topic,
 extern void check_all(void);
 extern void check_relaying(void);
 extern void check_in_flight(void);
+extern void check_transactions(void);
 extern int	measure_in_flight(int rounds, int size);
 
 #endif							/* KAFKA_DRIVER_H */

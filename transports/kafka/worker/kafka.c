@@ -78,6 +78,7 @@ kafka_client_free(OutboxClient *client)
 	free(client->secrets);
 	free(client->reports);
 	free(client->transactional_id);
+	kafka_commit_free(client);
 	kafka_bookmark_free(client);
 	pthread_cond_destroy(&client->probe_wake);
 	pthread_mutex_destroy(&client->probe_lock);
@@ -247,6 +248,7 @@ kafka_closer_main(void *arg)
 	KafkaCloser *closer = arg;
 	OutboxClient *client = closer->client;
 
+	kafka_commit_stop(client);
 	kafka_probe_stop(client);
 	kafka_bookmark_stop(client);
 	kafka_topics_destroy(client);

@@ -3,7 +3,7 @@
  * kafka.h
  *	  What the parts of the Kafka worker transport share.
  *
- * One producer handle is one OutboxClient.  Three kinds of threads meet here:
+ * One producer handle is one OutboxClient.  Four kinds of threads meet here:
  *
  *	main		the relay: every function of the transport's table
  *	librdkafka	its own, signals blocked: they enter our code in one place,
@@ -11,6 +11,7 @@
  *				touches atomics and the eventfd
  *	prober		one a client, started when a topic is first looked up, since
  *				librdkafka's metadata call blocks (kafka_probe.c)
+ *	commit		one a commit, while it is under way (kafka_txn.c)
  *
  * Nothing but kafka_module.c calls the server, so the same objects run in a
  * plain test program.
@@ -109,6 +110,7 @@ struct OutboxClient
 	/* transactions, see kafka_txn.c */
 	bool		transactional;
 	char	   *transactional_id;
+	struct KafkaCommit *commit; /* under way, or not */
 	char	   *bookmark_topic;
 	rd_kafka_resp_err_t bookmark_err;	/* of a failed one */
 	char	   *bookmark_key;
@@ -177,6 +179,9 @@ extern bool kafka_txn_configure(OutboxClient *client, rd_kafka_conf_t *conf,
 								OutboxError *error);
 extern OutboxFailure kafka_transaction(OutboxClient *client, OutboxTxnStep step,
 									   int timeout_ms, OutboxError *error);
+extern bool kafka_is_commit_thread(void);
+extern void kafka_commit_stop(OutboxClient *client);
+extern void kafka_commit_free(OutboxClient *client);
 extern OutboxFailure kafka_bookmark_write(OutboxClient *client, const char *text,
 										  OutboxError *error);
 extern bool kafka_is_fenced(rd_kafka_resp_err_t err);

@@ -365,13 +365,15 @@ check_fatal(OutboxClient *client)
 	client->nerrors++;
 }
 
-/* The library's error callback; in the main thread, as all of them. */
+/* The library's error callback; in the main thread, as all others. */
 void
 kafka_failed(rd_kafka_t *rk, int err, const char *reason, void *opaque)
 {
 	OutboxClient *client = opaque;
 
 	(void) rk;
+	if (kafka_is_commit_thread())
+		return;
 	if (err == RD_KAFKA_RESP_ERR__FATAL)
 		check_fatal(client);
 	else if (!client->failed)
@@ -385,7 +387,7 @@ kafka_logged(const rd_kafka_t *rk, int level, const char *facility, const char *
 	OutboxClient *client = rk == NULL ? NULL : rd_kafka_opaque(rk);
 	char		line[1024];
 
-	if (client == NULL || !client->debug)
+	if (client == NULL || !client->debug || kafka_is_commit_thread())
 		return;
 	snprintf(line, sizeof(line), "%s", text);
 	kafka_scrub(client, line, sizeof(line));

@@ -8,6 +8,20 @@
  * A record that fails makes the transaction one that can only be aborted; that
  * also takes the place of the gapless guarantee.
  *
+ * Commit.  A call that is resumed begins with a step of its own.  Should that
+ * one's time be over too, the library (seen with 2.0.2) forgets that a commit is
+ * under way, takes the coordinator's answer for that of an abort, and stops the
+ * process by an assertion, and with it the cluster.  So a commit is called once,
+ * in a thread that waits as long as it takes, up to COMMIT_TIMEOUT_MS.  One that
+ * is not decided then is not asked about again: the client is given up, and the
+ * next one's INIT settles what became of it.
+ *
+ * The thread must find nothing to call back for, since the relay's structures
+ * are the main thread's: it starts when all is reported, the bookmark too, and
+ * nothing is sent while it runs.  An error or a log line that comes meanwhile may
+ * reach either thread, and is dropped by this one (kafka_is_commit_thread); a
+ * fatal error is seen by status() in any case.
+ *
  * Copyright (c) 2026, pg_outbox contributors
  *
  *-------------------------------------------------------------------------
@@ -17,6 +31,21 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+
+#define COMMIT_TIMEOUT_MS	4000	/* less than the relay waits for close() */
+#define BOOKMARK_SILENT_MS	10000	/* for its answer, before it is aborted */
+
+/* A commit under way. */
+typedef struct KafkaCommit
+{
+	pthread_t	thread;
+	bool		runs;
+	atomic_bool done;
+	rd_kafka_error_t *cause;	/* of its failure; once it is done */
+	int64_t		asked_ms;		/* when it was asked for first; 0: it is not */
+} KafkaCommit;
+
+static __thread bool commit_thread;
 
 /* Is it that a later instance took over? */
 bool
@@ -39,7 +68,9 @@ kafka_txn_configure(OutboxClient *client, rd_kafka_conf_t *conf,
 	client->transactional = true;
 	free(client->transactional_id);
 	client->transactional_id = strdup(config->transactional_id);
-	if (client->transactional_id != NULL &&
+	if (client->commit == NULL)
+		client->commit = calloc(1, sizeof(KafkaCommit));
+	if (client->transactional_id != NULL && client->commit != NULL &&
 		rd_kafka_conf_set(conf, "transactional.id", config->transactional_id,
 						  errstr, sizeof(errstr)) == RD_KAFKA_CONF_OK &&
 		rd_kafka_conf_set(conf, "transaction.timeout.ms", timeout,
@@ -86,13 +117,97 @@ failure_of(OutboxClient *client, const rd_kafka_error_t *cause)
 	return OUTBOX_FATAL;
 }
 
+bool
+kafka_is_commit_thread(void)
+{
+	return commit_thread;
+}
+
+static void *
+commit_main(void *arg)
+{
+	OutboxClient *client = arg;
+
+	commit_thread = true;
+	client->commit->cause = rd_kafka_commit_transaction(client->rk, COMMIT_TIMEOUT_MS);
+	atomic_store(&client->commit->done, true);
+	kafka_wake(client);
+	return NULL;
+}
+
+/* Wait for the thread, where there is one. */
+void
+kafka_commit_stop(OutboxClient *client)
+{
+	KafkaCommit *commit = client->commit;
+
+	if (commit == NULL || !commit->runs)
+		return;
+	pthread_join(commit->thread, NULL);
+	commit->runs = false;
+}
+
+void
+kafka_commit_free(OutboxClient *client)
+{
+	if (client->commit != NULL && client->commit->cause != NULL)
+		rd_kafka_error_destroy(client->commit->cause);
+	free(client->commit);
+}
+
+static OutboxFailure
+commit_start(OutboxClient *client, OutboxError *error)
+{
+	KafkaCommit *commit = client->commit;
+	sigset_t	saved;
+	int			failed;
+
+	if (commit->asked_ms == 0)
+		commit->asked_ms = kafka_now_ms();
+	kafka_look_ahead(client);
+	if (rd_kafka_outq_len(client->rk) > 0)
+	{
+		if (kafka_now_ms() - commit->asked_ms < BOOKMARK_SILENT_MS)
+			return OUTBOX_RETRY;
+		commit->asked_ms = 0;
+		kafka_bookmark_error(client, error, OUTBOX_ABORT, RD_KAFKA_RESP_ERR__TIMED_OUT);
+		return OUTBOX_ABORT;
+	}
+	commit->asked_ms = 0;
+	atomic_store(&commit->done, false);
+	kafka_block_signals(&saved);
+	failed = pthread_create(&commit->thread, NULL, commit_main, client);
+	kafka_restore_signals(&saved);
+	if (failed)
+		return set_error(client, error, OUTBOX_FATAL, RD_KAFKA_RESP_ERR__FAIL,
+						 "could not start a thread");
+	commit->runs = true;
+	return OUTBOX_RETRY;
+}
+
+/* Have the transaction committed; RETRY: it is under way. */
+static OutboxFailure
+commit_step(OutboxClient *client, rd_kafka_error_t **cause, OutboxError *error)
+{
+	KafkaCommit *commit = client->commit;
+
+	if (!commit->runs)
+		return commit_start(client, error);
+	if (!atomic_load(&commit->done))
+		return OUTBOX_RETRY;
+	kafka_commit_stop(client);
+	*cause = commit->cause;
+	commit->cause = NULL;
+	return OUTBOX_OK;
+}
+
 /* See transport.h. */
 OutboxFailure
 kafka_transaction(OutboxClient *client, OutboxTxnStep step, int timeout_ms,
 				  OutboxError *error)
 {
 	rd_kafka_error_t *cause = NULL;
-	OutboxFailure failure;
+	OutboxFailure failure = OUTBOX_OK;
 
 	switch (step)
 	{
@@ -104,18 +219,20 @@ kafka_transaction(OutboxClient *client, OutboxTxnStep step, int timeout_ms,
 			cause = rd_kafka_begin_transaction(client->rk);
 			break;
 		case OUTBOX_TXN_COMMIT:
-			cause = rd_kafka_commit_transaction(client->rk, timeout_ms);
+			failure = commit_step(client, &cause, error);
 			break;
 		case OUTBOX_TXN_ABORT:
 			cause = rd_kafka_abort_transaction(client->rk, timeout_ms);
 			break;
 	}
-	/* commit and abort have called back for the reports that were left */
+	/* abort has called back for the reports that were left */
 	if (client->reports_first < client->reports_end)
 		kafka_wake(client);
 	if (cause == NULL)
-		return OUTBOX_OK;
+		return failure;
 	failure = failure_of(client, cause);
+	if (failure == OUTBOX_RETRY && step == OUTBOX_TXN_COMMIT)
+		failure = OUTBOX_FATAL;
 	if (failure == OUTBOX_ABORT && client->bookmark_err != RD_KAFKA_RESP_ERR_NO_ERROR)
 		kafka_bookmark_error(client, error, failure, client->bookmark_err);
 	else

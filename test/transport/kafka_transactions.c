@@ -1,0 +1,124 @@
+/*-------------------------------------------------------------------------
+ *
+ * kafka_transactions.c
+ *	  Transactions of the Kafka transport, tried against a real broker.
+ *
+ * Copyright (c) 2026, pg_outbox contributors
+ *
+ *-------------------------------------------------------------------------
+ */
+#include <poll.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "kafka_driver.h"
+
+#define STEP_MS		100
+#define ROUNDS		100
+
+static OutboxClient *
+open_transactional(char *bookmark_topic)
+{
+	OutboxTransportConfig config = {
+		.server_name = "driver", .client_id = "pg_outbox_driver",
+		.noptions = noptions, .options = options,
+		.max_bytes = 64 << 20, .max_message_size = 16 << 20,
+		.transactional_id = bookmark_topic, .bookmark_topic = bookmark_topic,
+		.bookmark_key = "driver",
+	};
+	OutboxError error;
+	OutboxClient *client = T.open(&config, &error);
+
+	if (client == NULL)
+		printf("# open: %d %s %s\n", error.failure, error.name, error.text);
+	return client;
+}
+
+/* Take a step until it is done; the time between two tries is the caller's. */
+static OutboxFailure
+step(OutboxClient *client, Tally *tally, OutboxTxnStep which, int timeout_ms)
+{
+	double		start = now();
+	OutboxFailure failure;
+	OutboxError error;
+
+	do
+	{
+		failure = T.transaction(client, which, timeout_ms, &error);
+		gather(client, tally);
+	} while (failure == OUTBOX_RETRY && now() - start < 30);
+	if (failure != OUTBOX_OK)
+		printf("# step %d: %d %s %s\n", which, failure, error.name, error.text);
+	return failure;
+}
+
+static bool
+load_bookmark(OutboxClient *client, const char **text)
+{
+	double		start = now();
+	OutboxFailure failure;
+	OutboxError error;
+
+	do
+	{
+		failure = T.bookmark_read(client, text, &error);
+		(void) poll(NULL, 0, 10);
+	} while (failure == OUTBOX_RETRY && now() - start < 30);
+	if (failure != OUTBOX_OK)
+		printf("# bookmark: %d %s %s\n", failure, error.name, error.text);
+	return failure == OUTBOX_OK;
+}
+
+/*
+ * A commit is asked for again and again, without a pause, until its outcome is
+ * there.  A library that is called each time gets confused, and ends the program.
+ */
+static void
+check_commits(OutboxClient *client, const char *topic)
+{
+	Tally		tally = {0};
+	OutboxError error;
+	char		text[32];
+	int			committed = 0;
+
+	for (int i = 0; i < ROUNDS; i++)
+	{
+		snprintf(text, sizeof(text), "round %d", i);
+		if (step(client, &tally, OUTBOX_TXN_BEGIN, STEP_MS) == OUTBOX_OK &&
+			send_one(client, topic, -1, text, strlen(text), i + 1, &error) == OUTBOX_OK &&
+			T.bookmark_write(client, text, &error) == OUTBOX_OK &&
+			wait_total(client, &tally, i + 1, 10) &&
+			step(client, &tally, OUTBOX_TXN_COMMIT, 0) == OUTBOX_OK)
+			committed++;
+	}
+	ok(committed == ROUNDS && tally.by[OUTBOX_OK] == ROUNDS,
+	   "commits that are asked after without a pause");
+	ok(consume(topic, 1, NULL, NULL) == ROUNDS, "all of it is there");
+}
+
+void
+check_transactions(void)
+{
+	char		topic[128];
+	char		bookmark_topic[128];
+	char		last[32];
+	OutboxClient *client;
+	const char *text;
+	Tally		tally = {0};
+
+	topic_name(topic, "transactions");
+	topic_name(bookmark_topic, "bookmarks");
+	topic_admin(topic, 1, NULL);
+	client = open_transactional(bookmark_topic);
+	ok(step(client, &tally, OUTBOX_TXN_INIT, STEP_MS) == OUTBOX_OK &&
+	   load_bookmark(client, &text) && text == NULL, "no bookmark at first");
+	check_commits(client, topic);
+	ok(T.close(client, 5000), "closed");
+
+	client = open_transactional(bookmark_topic);
+	snprintf(last, sizeof(last), "round %d", ROUNDS - 1);
+	ok(step(client, &tally, OUTBOX_TXN_INIT, STEP_MS) == OUTBOX_OK &&
+	   load_bookmark(client, &text) && text != NULL && strcmp(text, last) == 0,
+	   "the bookmark is that of the last commit");
+	ok(T.close(client, 5000), "closed");
+}
