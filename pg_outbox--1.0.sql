@@ -255,6 +255,7 @@ CREATE TABLE outbox.position_log (
 	low bigint NOT NULL,
 	topic text,
 	acked bigint[],
+	epoch bigint NOT NULL DEFAULT 0,	-- of the log, when it was written by a relay
 	written timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp()
 ) USING heap;
 -- kept in the row: the table gets a new file now and then, its TOAST does not

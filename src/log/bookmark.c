@@ -16,13 +16,16 @@
  * WAL, or names transactions that have not happened here, the bookmark is not
  * believed, and the database's own position, which went back with it, is used.
  *
- * That alone does not tell a history that forked without a new timeline: a copy
- * of the disk that runs beside the original or takes its place.  Hence the
- * epoch, which is drawn anew when a server starts.  What another start of the
- * server has written must rest on WAL from before this one's messages, and on
- * transactions from before them; a copy's does not, however far our own WAL has
- * come since.  (It goes undetected if the server starts once more before the
- * bookmark is read.)
+ * That alone does not tell a history that forked without a new timeline, or to
+ * one of the same number: a copy of the disk that runs beside the original or
+ * takes its place, two restores of one backup.  Hence the epoch, which is drawn
+ * anew when a server starts.  Before a start of the server writes its first
+ * bookmark, it stores its position with its epoch, and flushes that.  So where
+ * a bookmark is newer than the position in the database and has another epoch
+ * than that, another history wrote it.  Where it has the same, it may still be
+ * the original's, which goes on, and we the copy: then it rests on WAL or names
+ * transactions from after we started.  (Undetected, if a copy that delivers
+ * nothing publishes, is started once more, and only then delivers.)
  *
  * Nor is it when the server is another one of the same name.  After pg_upgrade,
  * which gives servers new oids, that is so too; the clean stop that it needs has
@@ -330,7 +333,7 @@ in_our_history(uint32 timeline, XLogRecPtr lsn)
 
 const char *
 outbox_bookmark_problem(const OutboxBookmark *bookmark, const char *log_uuid,
-						Oid serverid, const OutboxDb *db)
+						Oid serverid, const OutboxDb *db, uint64 position_epoch)
 {
 	uint64		next_xid = U64FromFullTransactionId(ReadNextFullTransactionId());
 
@@ -345,8 +348,10 @@ outbox_bookmark_problem(const OutboxBookmark *bookmark, const char *log_uuid,
 		if (end_of_xids(bookmark) > next_xid)
 			return "it names transactions that have not happened here";
 	}
-	if (OUTBOX_RULE("bookmark-epoch") && bookmark->epoch != db->epoch &&
-		(bookmark->lsn > db->begun_lsn || end_of_xids(bookmark) > db->begun_xid))
+	if (OUTBOX_RULE("bookmark-epoch") && bookmark->epoch != position_epoch)
 		return "it was written by a copy of this database, or before it was set back";
+	if (OUTBOX_RULE("bookmark-fork") && bookmark->epoch != db->epoch &&
+		(bookmark->lsn > db->begun_lsn || end_of_xids(bookmark) > db->begun_xid))
+		return "it was written by the original of this copy of a database";
 	return NULL;
 }

@@ -34,10 +34,10 @@ extern OutboxBookmark *outbox_bookmark_in(const char *text);
 
 /*
  * Can this database have written it, in the history that it has?  NULL when so,
- * else why not.
+ * else why not.  Position_epoch: that of the last position that it has stored.
  */
 extern const char *outbox_bookmark_problem(const OutboxBookmark *bookmark,
 										   const char *log_uuid, Oid serverid,
-										   const OutboxDb *db);
+										   const OutboxDb *db, uint64 position_epoch);
 
 #endif							/* OUTBOX_BOOKMARK_H */

@@ -103,11 +103,12 @@ outbox_position_store(Oid serverid, const char *name, int64 n,
 					  const OutboxStoredPosition *position)
 {
 	const OutboxPosition *pos = &position->pos;
-	Oid			types[9] = {
-		OIDOID, TEXTOID, INT8OID, TEXTOID, TEXTOID, INT8OID, INT8OID, TEXTOID, INT8ARRAYOID
+	Oid			types[10] = {
+		OIDOID, TEXTOID, INT8OID, TEXTOID, TEXTOID, INT8OID, INT8OID, TEXTOID, INT8ARRAYOID,
+		INT8OID
 	};
-	Datum		args[9];
-	char		nulls[] = "         ";
+	Datum		args[10];
+	char		nulls[] = "          ";
 
 	args[0] = ObjectIdGetDatum(serverid);
 	args[1] = CStringGetTextDatum(name);
@@ -124,13 +125,14 @@ outbox_position_store(Oid serverid, const char *name, int64 n,
 		args[8] = int8_array(position->acked, position->nacked);
 	else
 		nulls[8] = 'n';
+	args[9] = Int64GetDatum((int64) position->epoch);
 
 	SPI_connect();
 	execute("INSERT INTO outbox.position_log"
-			" (server, server_name, n, s1, s2, cursor, low, topic, acked)"
+			" (server, server_name, n, s1, s2, cursor, low, topic, acked, epoch)"
 			" VALUES ($1, $2, $3, $4::pg_catalog.pg_snapshot,"
-			" $5::pg_catalog.pg_snapshot, $6, $7, $8, $9)",
-			9, types, args, nulls, SPI_OK_INSERT);
+			" $5::pg_catalog.pg_snapshot, $6, $7, $8, $9, $10)",
+			10, types, args, nulls, SPI_OK_INSERT);
 	SPI_finish();
 }
 
@@ -183,6 +185,7 @@ read_position(HeapTuple row, TupleDesc desc, Oid serverid)
 	}
 	pos->cursor = (uint64) DatumGetInt64(SPI_getbinval(row, desc, 4, &isnull));
 	pos->low = (uint64) DatumGetInt64(SPI_getbinval(row, desc, 5, &isnull));
+	position->epoch = (uint64) DatumGetInt64(SPI_getbinval(row, desc, 8, &isnull));
 	if (pos->s2->xmax > U64FromFullTransactionId(ReadNextFullTransactionId()))
 		ereport(ERROR,
 				(errcode(ERRCODE_DATA_CORRUPTED),
@@ -206,9 +209,9 @@ outbox_positions_load(Oid serverid, int64 *n)
 	PushActiveSnapshot(GetTransactionSnapshot());
 	SPI_connect();
 	execute(OUTBOX_RULE("position-highest") ?
-			"SELECT DISTINCT ON (topic) n, s1, s2, cursor, low, topic, acked"
+			"SELECT DISTINCT ON (topic) n, s1, s2, cursor, low, topic, acked, epoch"
 			" FROM outbox.position_log WHERE server = $1 ORDER BY topic NULLS FIRST, n DESC" :
-			"SELECT DISTINCT ON (topic) n, s1, s2, cursor, low, topic, acked"
+			"SELECT DISTINCT ON (topic) n, s1, s2, cursor, low, topic, acked, epoch"
 			" FROM outbox.position_log WHERE server = $1 ORDER BY topic NULLS FIRST, n",
 			1, types, args, NULL, SPI_OK_SELECT);
 	for (uint64 i = 0; i < SPI_processed; i++)

@@ -21,6 +21,7 @@ typedef struct OutboxStoredPosition
 {
 	char	   *topic;			/* UTF-8; NULL: main */
 	OutboxPosition pos;
+	uint64		epoch;			/* of the log, when it was stored; 0: by no relay */
 	int			nacked;			/* ids that were acknowledged beyond the cursor: */
 	int64	   *acked;			/* ranges, from .. to */
 } OutboxStoredPosition;

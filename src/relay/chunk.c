@@ -26,6 +26,11 @@
  * of whether it did.  Its successor first settles what it left (INIT), and then
  * the bookmark's number tells.  Held messages wait for that.
  *
+ * Announcement.  Whoever starts next must know which bookmarks are of its own
+ * past, and not of a copy: see bookmark.c.  So before the first bookmark of a
+ * start of the server, the position is stored with that start's epoch, and
+ * flushed; and the WAL that a bookmark rests on includes that.
+ *
  * Fencing.  The identity of a client at the broker is made of the log's uuid and
  * the server's name, so a second relay with the same ones makes the broker
  * refuse the first, which stops and does not fight.  The broker does the same
@@ -244,6 +249,8 @@ make_bookmark(Relay *relay)
 	OutboxBookmark bookmark = {0};
 	ListCell   *lc;
 
+	if (!outbox_lsn_replicated(chunk->base_lsn))
+		return NULL;
 	bookmark.positions = relay_positions_behind_chunk(relay);
 	bookmark.lsn = chunk->base_lsn;
 	foreach(lc, bookmark.positions)
@@ -256,7 +263,7 @@ make_bookmark(Relay *relay)
 	}
 	bookmark.log_uuid = relay->server->core.home;
 	bookmark.serverid = relay->serverid;
-	bookmark.epoch = relay->db->epoch;
+	bookmark.epoch = chunk->announced;
 	bookmark.n = chunk->n = ++relay->position_n;
 	bookmark.timeline = GetWALInsertionTimeLine();
 	return outbox_bookmark_out(&bookmark);
@@ -341,14 +348,16 @@ choose_position(Relay *relay, const char *text)
 	OutboxBookmark *bookmark = text ? outbox_bookmark_in(text) : NULL;
 	const char *problem = NULL;
 
-	relay->chunk.base_lsn = GetXLogWriteRecPtr();
 	if (text == NULL || !OUTBOX_RULE("position-at-broker"))
 		return;					/* there is none yet */
 	if (bookmark == NULL)
 		problem = "it can't be read";
+	else if (bookmark->n <= relay->position_n)
+		return;
 	else
 		problem = outbox_bookmark_problem(bookmark, relay->server->core.home,
-										  relay->serverid, relay->db);
+										  relay->serverid, relay->db,
+										  relay->position_epoch);
 	if (problem != NULL)
 	{
 		ereport(LOG,
@@ -357,8 +366,6 @@ choose_position(Relay *relay, const char *text)
 				 errdetail("It goes on from the position in the database.")));
 		return;
 	}
-	if (bookmark->n <= relay->position_n)
-		return;
 	/* a server that was switched over may have read on by its own position */
 	if (holds_messages(relay))
 		ereport(FATAL,
@@ -381,7 +388,7 @@ take_bookmark(Relay *relay, const char *text)
 		OutboxBookmark *bookmark = text ? outbox_bookmark_in(text) : NULL;
 
 		chunk->uncertain = false;
-		if (bookmark != NULL && bookmark->n == chunk->n &&
+		if (bookmark != NULL && bookmark->n == chunk->n && bookmark->epoch == chunk->announced &&
 			strcmp(bookmark->log_uuid, relay->server->core.home) == 0)
 			committed(relay);
 		else
@@ -392,7 +399,25 @@ take_bookmark(Relay *relay, const char *text)
 	MemoryContextSwitchTo(old);
 	MemoryContextReset(relay->scratch);
 	chunk->loaded = true;
+	chunk->state = OUTBOX_CHUNK_CLAIM;
+}
+
+/* Announce the bookmarks to come; false while standbys lack what that takes. */
+static bool
+claim(Relay *relay)
+{
+	OutboxChunk *chunk = &relay->chunk;
+
+	if (chunk->announced != relay->db->epoch && OUTBOX_RULE("bookmark-announced"))
+	{
+		if (relay->position_epoch != relay->db->epoch && !relay_positions_store(relay, false))
+			return false;
+		chunk->base_lsn = Max(chunk->base_lsn, XactLastCommitEnd);
+		XLogFlush(chunk->base_lsn);
+		chunk->announced = relay->db->epoch;
+	}
 	start_over(chunk);
+	return true;
 }
 
 static void
@@ -493,15 +518,15 @@ relay_chunk_turn(Relay *relay, bool more)
 		case OUTBOX_CHUNK_INIT:
 			if (step(relay, OUTBOX_TXN_INIT, STEP_MS))
 			{
-				if (chunk->loaded && !chunk->uncertain)
-					start_over(chunk);
-				else
-					chunk->state = OUTBOX_CHUNK_LOAD;
+				chunk->state = chunk->loaded && !chunk->uncertain ?
+					OUTBOX_CHUNK_CLAIM : OUTBOX_CHUNK_LOAD;
 			}
 			return relay->client != NULL && relay->connected;
 		case OUTBOX_CHUNK_LOAD:
 			load_bookmark(relay);
-			return chunk->state == OUTBOX_CHUNK_READY;
+			return chunk->state == OUTBOX_CHUNK_CLAIM;
+		case OUTBOX_CHUNK_CLAIM:
+			return claim(relay);
 		case OUTBOX_CHUNK_OPEN:
 			if (chunk->must_abort || is_complete(relay, more))
 				chunk->state = OUTBOX_CHUNK_CLOSING;

@@ -525,7 +525,7 @@ state_with_client(Relay *relay, const OutboxTransportStatus *status)
 		return OUTBOX_STATE_ERROR;
 	if (relay->chunk.state == OUTBOX_CHUNK_INIT || relay->chunk.state == OUTBOX_CHUNK_LOAD)
 		return OUTBOX_STATE_STARTING;
-	if (relay->main.waits_for_standby)
+	if (relay->main.waits_for_standby || relay->chunk.state == OUTBOX_CHUNK_CLAIM)
 		return OUTBOX_STATE_WAITING_FOR_STANDBY;
 	if (relay->server->core.on_error == OUTBOX_ON_ERROR_BLOCK)
 		foreach(lc, relay->lagging)

@@ -56,6 +56,7 @@ typedef enum OutboxChunkState
 	OUTBOX_CHUNK_NONE,			/* no transactions, or no client */
 	OUTBOX_CHUNK_INIT,			/* the client takes over its identity */
 	OUTBOX_CHUNK_LOAD,			/* its bookmark is being read */
+	OUTBOX_CHUNK_CLAIM,			/* the next one is being announced */
 	OUTBOX_CHUNK_READY,			/* between two chunks */
 	OUTBOX_CHUNK_OPEN,			/* messages are being sent */
 	OUTBOX_CHUNK_CLOSING,		/* its bookmark is to be sent */
@@ -75,7 +76,9 @@ typedef struct OutboxChunk
 	Size		bytes;			/* of its messages, without the library's */
 	int64		n;				/* number of its bookmark */
 	instr_time	begun;
-	XLogRecPtr	base_lsn;		/* WAL that positions as loaded rest on */
+	uint64		announced;		/* the epoch of its bookmarks */
+	XLogRecPtr	base_lsn;		/* WAL that positions as loaded, and the
+								 * announcement, rest on */
 	int			aborts;			/* in a row */
 	instr_time	aborted_at;
 	instr_time	committed_at;
@@ -119,6 +122,7 @@ typedef struct Relay
 	bool		start_again;	/* fenced, and altered since */
 
 	int64		position_n;		/* number of the position stored last */
+	uint64		position_epoch; /* of the log, when that was stored */
 	instr_time	stored_at;
 	uint64		head;			/* oldest message of the main window */
 	instr_time	head_since;

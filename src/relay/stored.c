@@ -109,6 +109,8 @@ restore(Relay *relay, List *positions, bool stored)
 													  &position->pos);
 			if (position->nacked > 0)
 				take_acked(relay, position);
+			if (stored)
+				relay->position_epoch = position->epoch;
 			found = true;
 		}
 		if (stored)
@@ -355,8 +357,13 @@ write_positions(Relay *relay, List *positions)
 	foreach(lc, relay->rejoined)
 		outbox_position_forget_topic(relay->serverid, lfirst(lc));
 	foreach(lc, positions)
+	{
+		OutboxStoredPosition *position = lfirst(lc);
+
+		position->epoch = relay->db->epoch;
 		outbox_position_store(relay->serverid, relay->server->name_local,
-							  ++relay->position_n, lfirst(lc));
+							  ++relay->position_n, position);
+	}
 	PopActiveSnapshot();
 	CommitTransactionCommand();
 	MemoryContextSwitchTo(scratch);
@@ -374,7 +381,10 @@ note_all_stored(Relay *relay, List *positions)
 		OutboxStoredPosition *position = lfirst(lc);
 
 		if (position->topic == NULL)
+		{
 			note_stored(&relay->main, &position->pos);
+			relay->position_epoch = position->epoch;
+		}
 		else
 			note_stored(topics_find(relay->windows->topics, position->topic,
 									strlen(position->topic))->stream, &position->pos);
@@ -386,7 +396,7 @@ note_all_stored(Relay *relay, List *positions)
 /*
  * Store the positions that moved; false when some could not be, because
  * standbys don't have them yet.  The last time, with what is acknowledged
- * beyond them.
+ * beyond them.  To announce a bookmark, also when they did not move.
  *
  * The main stream's row speaks for a topic that has no row of its own.  So
  * where a topic gets its first, or loses its last, either all rows are written
@@ -397,7 +407,8 @@ relay_positions_store(Relay *relay, bool last)
 {
 	MemoryContext old = MemoryContextSwitchTo(relay->scratch);
 	List	   *positions = NIL;
-	bool		together = last || relay->rejoined != NIL;
+	bool		together = last || relay->rejoined != NIL ||
+		relay->chunk.state == OUTBOX_CHUNK_CLAIM;
 	bool		safe;
 	ListCell   *lc;
 

@@ -139,12 +139,12 @@ fuzz_one(Fuzz *in)
 	for (size_t i = 0; text[i] && i < 2000; i++)
 		if (i > 0 && text[i - 1] != '\n')
 			REQUIRE(outbox_bookmark_in(pnstrdup(text, i)) == NULL);
-	/* of this history and this start, or told why not */
-	if (outbox_bookmark_problem(b, b->log_uuid, b->serverid, &db) == NULL)
+	/* of this history, announced, and from before a fork; or told why not */
+	if (outbox_bookmark_problem(b, b->log_uuid, b->serverid, &db, 9) == NULL)
 	{
 		REQUIRE(b->timeline <= 3 && b->lsn <= UINT64CONST(0x500000000));
-		REQUIRE(b->epoch == db.epoch || b->lsn <= db.begun_lsn);
+		REQUIRE(b->epoch == 9 && b->lsn <= db.begun_lsn);
 	}
-	REQUIRE(outbox_bookmark_problem(b, "another", b->serverid, &db) != NULL);
-	REQUIRE(outbox_bookmark_problem(b, b->log_uuid, b->serverid + 1, &db) != NULL);
+	REQUIRE(outbox_bookmark_problem(b, "another", b->serverid, &db, b->epoch) != NULL);
+	REQUIRE(outbox_bookmark_problem(b, b->log_uuid, b->serverid + 1, &db, b->epoch) != NULL);
 }

@@ -144,6 +144,13 @@ is($pg->sql('SELECT pid, last_error, last_error_at FROM outbox.relay_status', db
 is($pg->sql('SELECT state FROM outbox.relay_status', dbname => 'shop'), 'fenced', 'and is still fenced');
 is($copy->sql('SELECT state FROM outbox.relay_status', dbname => 'shop'), 'running', 'the copy runs');
 $copy->stop;
+# however far the original's WAL has come, and however often it has been started
+$pg->sql("ALTER SYSTEM SET outbox.enabled = off");
+$pg->restart;
+publish($pg, $topic, 1000);
+$pg->restart;
+$pg->sql("ALTER SYSTEM RESET outbox.enabled");
+$pg->reload;
 $pg->sql("SELECT outbox.pause('shop')", dbname => 'shop');
 $pg->sql("SELECT outbox.resume('shop')", dbname => 'shop');
 ok($pg->flush(dbname => 'shop'), 'the copy is gone: the original goes on when told to');
