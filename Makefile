@@ -9,6 +9,7 @@
 #   make check-isolation races                           [ISOLATION=name ...]
 #   make check-tap      real PostgreSQL and real Kafka   [PROVE_TESTS=file ...]
 #   make check-fuzz     the fuzz targets on their corpora
+#   make check-model    the model of the log, on small scopes
 #   make check-next     what check runs on a second PostgreSQL major
 #   make check-deep     what takes longer than check may
 #   make check-asan     the tests under AddressSanitizer and UBSan
@@ -17,6 +18,7 @@
 #   make analyze        gcc -fanalyzer, clang's analyzer, cppcheck
 #   make coverage       what the tests reach
 #   make fuzz           fuzzes the parsers        [SECONDS=n for each] [TARGET=name ...]
+#   make model          the model at depth        [MODEL_SECONDS=n of walks] [MODEL_SEED=n]
 #   make bench          ratios against references of the same run
 #   make programs       helpers of tests and demo, in build/
 #
@@ -27,8 +29,8 @@
 # stand in extension.mk, which includes PostgreSQL's own makefiles.
 
 .PHONY: all install uninstall clean demo check check-regress check-isolation \
-	check-tap check-fuzz check-next check-deep check-asan check-valgrind check-caches coverage \
-	analyze fuzz bench programs
+	check-tap check-fuzz check-model check-next check-deep check-asan check-valgrind check-caches \
+	coverage analyze fuzz model bench programs
 
 all install uninstall:
 	$(MAKE) -f extension.mk $@
@@ -47,11 +49,11 @@ demo:
 check:
 	test/run-check
 
-check-regress check-isolation check-tap check-fuzz check-next check-deep check-asan \
+check-regress check-isolation check-tap check-fuzz check-model check-next check-deep check-asan \
 check-valgrind check-caches: check-%:
 	test/run-check $*
 
-check-deep: check-asan check-valgrind check-caches analyze
+check-deep: check-asan check-valgrind check-caches analyze model
 
 analyze:
 	test/support/analyze.sh
@@ -61,6 +63,10 @@ coverage:
 
 fuzz:
 	SECONDS='$(SECONDS)' TARGET='$(TARGET)' test/fuzz/run
+
+model:
+	test/support/deps.sh cc
+	test/model/run deep
 
 bench:
 	test/support/deps.sh pg15 rdkafka kafka

@@ -12,6 +12,7 @@
 #   coverage  lcov
 #   valgrind  valgrind, and the newer PostgreSQL once more, built to help it
 #   analyze   clang and cppcheck
+#   cc        gcc, and no PostgreSQL
 #
 # As root, or as a user who may sudo.  Servers that run are left alone, and
 # PostgreSQL's package makes no cluster of its own where it is new.  The cache is
@@ -71,6 +72,10 @@ need_pg15() {
 	no_main_cluster
 	install_packages postgresql-15 postgresql-server-dev-15 libipc-run-perl \
 		gcc make pkg-config libc6-dev perl procps util-linux
+}
+
+need_cc() {
+	install_packages gcc make libc6-dev
 }
 
 need_rdkafka() {
@@ -135,7 +140,7 @@ need_analyze() {
 [ $# -gt 0 ] || set -- pg15 rdkafka kafka pgnext
 for what; do
 	case $what in
-		pg15 | rdkafka | kafka | pgnext | kcat | fuzz | coverage | valgrind | analyze)
+		pg15 | rdkafka | kafka | pgnext | kcat | fuzz | coverage | valgrind | analyze | cc)
 			"need_$what"
 			;;
 		*) echo "deps.sh: unknown: $what" >&2; exit 2 ;;
