@@ -11,6 +11,7 @@
 #   make check-fuzz     the fuzz targets on their corpora
 #   make check-model    the model of the log, on small scopes
 #   make check-next     what check runs on a second PostgreSQL major
+#   make faults         seeded faults          SEED=n COUNT=m [KINDS=...] [SETUP=...]
 #   make check-deep     what takes longer than check may
 #   make check-asan     the tests under AddressSanitizer and UBSan
 #   make check-valgrind publish, relay and one drain under valgrind
@@ -30,7 +31,7 @@
 
 .PHONY: all install uninstall clean demo check check-regress check-isolation \
 	check-tap check-fuzz check-model check-next check-deep check-asan check-valgrind check-caches \
-	coverage analyze fuzz model bench programs
+	coverage analyze faults fuzz model bench programs
 
 all install uninstall:
 	$(MAKE) -f extension.mk $@
@@ -60,6 +61,9 @@ analyze:
 
 coverage:
 	test/run-check coverage
+
+faults:
+	SEED='$(SEED)' COUNT='$(COUNT)' KINDS='$(KINDS)' SETUP='$(SETUP)' RDKAFKA='$(RDKAFKA)' test/run-check faults
 
 fuzz:
 	SECONDS='$(SECONDS)' TARGET='$(TARGET)' test/fuzz/run

@@ -2,7 +2,7 @@
 
 OUT ?= build
 PROGRAMS = $(addprefix $(OUT)/, mock_broker kafka_admin judge_consume \
-	kafka_driver)
+	kafka_driver fault_proxy)
 CFLAGS ?= -O2 -g
 WARNINGS = -Wall -Wextra -Werror -Wno-unused-parameter
 
@@ -11,6 +11,8 @@ all: $(PROGRAMS)
 $(OUT)/mock_broker: test/support/mock_broker.c
 $(OUT)/kafka_admin: test/support/kafka_admin.c
 $(OUT)/judge_consume: test/judge/judge_consume.c
+$(OUT)/fault_proxy: test/faults/proxy.c
+$(OUT)/fault_proxy: CPPFLAGS += -D_GNU_SOURCE
 
 # the Kafka transport without PostgreSQL
 KAFKA_WORKER = transports/kafka/worker

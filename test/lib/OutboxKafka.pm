@@ -31,7 +31,7 @@ sub shared
 }
 
 # Options: brokers, auto_create ('true', 'false'), partitions, message_max_bytes,
-# sasl (1), tls (1), set (['property=value', ...]).
+# sasl (1), tls (1), proxied (1: clients are sent to ports of a proxy), set (['property=value', ...]).
 sub start
 {
 	my ($class, %options) = @_;
@@ -45,6 +45,7 @@ sub start
 	  if $options{message_max_bytes};
 	push @arguments, '--sasl' if $options{sasl};
 	push @arguments, '--tls' if $options{tls};
+	push @arguments, '--proxied' if $options{proxied};
 	push @arguments, map { ('--set', $_) } @{ $options{set} || [] };
 	push @started, $self;
 	$self->control('start', @arguments);
@@ -70,8 +71,8 @@ sub stop
 
 sub kill_broker { my ($self, $n) = @_; $self->control('kill', $n || 1) }
 sub stop_broker { my ($self, $n) = @_; $self->control('stop-broker', $n || 1) }
-# returns when so many brokers (1) answer
-sub start_broker { my ($self, $n, $wait) = @_; $self->control('start-broker', $n || 1, $wait || 1) }
+# returns when so many brokers (1) answer; 0: at once
+sub start_broker { my ($self, $n, $wait) = @_; $self->control('start-broker', $n || 1, $wait // 1) }
 sub freeze { my ($self, $n) = @_; $self->control('freeze', $n || 1) }
 sub thaw { my ($self, $n) = @_; $self->control('thaw', $n || 1) }
 
@@ -84,6 +85,14 @@ sub _line
 }
 
 sub bootstrap { return _line("$_[0]{dir}/bootstrap") }
+
+# of a broker that runs
+sub broker_pid
+{
+	my ($self, $n) = @_;
+	my $pid = eval { _line("$self->{dir}/$n/pid") } or return;
+	return kill(0, $pid) ? $pid : undef;
+}
 
 # without passwords, where clients need one
 sub admin_bootstrap { return _line("$_[0]{dir}/bootstrap.admin") }

@@ -346,6 +346,7 @@ sub judge_ok
 sub explain_failure
 {
 	my ($self) = @_;
+	return if $self->{explained}++;
 	my @log = split /\n/, $self->log_text;
 	my $from = @log > 60 ? @log - 60 : 0;
 

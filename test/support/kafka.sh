@@ -3,11 +3,12 @@
 #
 #   kafka.sh start DIR [--brokers N] [--auto-create true|false] [--partitions N]
 #                      [--message-max-bytes N] [--sasl] [--tls]
-#                      [--set property=value]
+#                      [--proxied] [--set property=value]
 #   kafka.sh stop DIR               ends all brokers that start has started
 #   kafka.sh kill DIR N             SIGKILL to broker N (1, 2, ...)
 #   kafka.sh stop-broker DIR N      clean stop of broker N
-#   kafka.sh start-broker DIR N     starts it again, same port and data
+#   kafka.sh start-broker DIR N [BROKERS]     starts it again, same port and data;
+#                                  waits until so many answer (1; 0: does not wait)
 #   kafka.sh freeze DIR N, thaw DIR N     SIGSTOP, SIGCONT
 #
 # start makes DIR, returns when all brokers answer, and leaves the servers to
@@ -16,7 +17,9 @@
 # all is allowed that no ACL denies, and DIR/bootstrap.admin is an unprotected
 # listener for administration.  With --tls there is one more listener, for TLS, in
 # DIR/bootstrap.tls; DIR/tls/ca.pem has signed the brokers' certificate, and
-# DIR/tls/other-ca.pem has not.  Only processes whose pid is in DIR, and that run
+# DIR/tls/other-ca.pem has not.  With --proxied (and --sasl) clients are sent to other
+# ports, where nobody listens: DIR/proxy has a line PORT:BROKER_PORT for each, as
+# fault_proxy takes them.  Only processes whose pid is in DIR, and that run
 # with its files, are ever signalled.
 set -eu
 
@@ -65,7 +68,7 @@ make_certificates() {
 }
 
 write_properties() {
-	node=$1 port=$2 controller=$3 internal=$4 tls_port=$5
+	node=$1 port=$2 controller=$3 internal=$4 tls_port=$5 advertised=$6
 	mkdir -p "$dir/$node"
 	cat >"$dir/$node/properties" <<-END
 		process.roles=broker,controller
@@ -117,7 +120,7 @@ write_properties() {
 	fi
 	cat >>"$dir/$node/properties" <<-END
 		listeners=$listeners,CONTROLLER://127.0.0.1:$controller
-		advertised.listeners=$listeners
+		advertised.listeners=CLIENT://127.0.0.1:$advertised${listeners#CLIENT://127.0.0.1:"$port"}
 		listener.security.protocol.map=$protocols
 		inter.broker.listener.name=$inter_broker
 	END
@@ -159,7 +162,7 @@ wait_end() {
 }
 
 start() {
-	brokers=1 auto_create=true partitions=4 message_max= sasl= tls= extra=
+	brokers=1 auto_create=true partitions=4 message_max= sasl= tls= proxied= extra=
 	while [ $# -gt 0 ]; do
 		case $1 in
 			--brokers) brokers=$2; shift ;;
@@ -168,6 +171,7 @@ start() {
 			--message-max-bytes) message_max=$2; shift ;;
 			--sasl) sasl=yes ;;
 			--tls) tls=yes ;;
+			--proxied) proxied=yes ;;
 			--set) extra="$extra$2
 "; shift ;;
 			*) say "unknown: $1"; exit 2 ;;
@@ -175,26 +179,31 @@ start() {
 		shift
 	done
 	replicas=$brokers
-	set -- $(free_ports $((brokers * 4)))
+	set -- $(free_ports $((brokers * 5)))
 	all=$*
+	mkdir -p "$dir"
+	: >"$dir/proxy"
 	voters= bootstrap= bootstrap_admin= bootstrap_tls=
 	for node in $(seq "$brokers"); do
 		voters=$voters${voters:+,}$node@127.0.0.1:$2
-		bootstrap=$bootstrap${bootstrap:+,}127.0.0.1:$1
+		bootstrap=$bootstrap${bootstrap:+,}127.0.0.1:${proxied:+$5}
+		[ -n "$proxied" ] || bootstrap=$bootstrap$1
+		[ -z "$proxied" ] || echo "$5:$1" >>"$dir/proxy"
 		bootstrap_admin=$bootstrap_admin${bootstrap_admin:+,}127.0.0.1:${sasl:+$3}
 		[ -n "$sasl" ] || bootstrap_admin=$bootstrap
 		bootstrap_tls=$bootstrap_tls${bootstrap_tls:+,}127.0.0.1:$4
-		shift 4
+		shift 5
 	done
 	set -- $all
-	mkdir -p "$dir"
 	if [ -n "$tls" ]; then
 		make_certificates >"$dir/openssl.log" 2>&1 || { cat "$dir/openssl.log" >&2; return 1; }
 		echo "$bootstrap_tls" >"$dir/bootstrap.tls"
 	fi
 	for node in $(seq "$brokers"); do
-		write_properties "$node" "$1" "$2" "$3" "$4"
-		shift 4
+		advertised=$1
+		[ -z "$proxied" ] || advertised=$5
+		write_properties "$node" "$1" "$2" "$3" "$4" "$advertised"
+		shift 5
 	done
 	cluster=$(head -c 16 /dev/urandom | base64 | tr '+/' 'ab' | cut -c 1-22)
 	formatting=
@@ -236,7 +245,7 @@ case $command in
 	stop-broker) signal_broker TERM "$1"; wait_end "$1" ;;
 	start-broker)
 		launch "$1"
-		wait_brokers "${2:-1}"
+		[ "${2:-1}" = 0 ] || wait_brokers "${2:-1}"
 		;;
 	freeze) signal_broker STOP "$1" ;;
 	thaw) signal_broker CONT "$1" ;;

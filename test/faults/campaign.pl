@@ -1,0 +1,19 @@
+# The fault campaign: seeded scenarios against a real PostgreSQL and a real Kafka.
+#
+#   make faults SEED=n COUNT=m                       n, n + 1, ...
+#   KINDS='relay-kill net-cut' make faults ...       of these kinds only
+#   SETUP='brokers=3 exactly_once=1' make faults ... instead of what the seed says
+#   RDKAFKA=new make faults ...                      with a newer librdkafka
+#
+# Faults/Scenario.pm says what a scenario is, Faults/Kinds/ what is done to it,
+# Faults/Verdict.pm what must hold in the end.
+BEGIN { $ENV{OUTBOX_FILE_TIMEOUT} ||= 1_000_000 }
+use FindBin;
+use lib $FindBin::Bin, "$FindBin::Bin/../lib";
+use OutboxTest;
+use Faults::Campaign;
+
+Faults::Campaign->run(from => $ENV{SEED} || int(time % 1_000_000), count => $ENV{COUNT} || 1,
+	kinds => [ split ' ', $ENV{KINDS} || '' ],
+	setup => { map { split /=/, $_, 2 } split ' ', $ENV{SETUP} || '' });
+done_testing();
