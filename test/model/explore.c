@@ -179,7 +179,7 @@ next_action(Frame *frame, Action *action)
 		frame->then++;
 	while ((frame->then & THEN_KILL &&
 			(st->budget[KILLS] == 0 || frame->then != THEN_KILL ||
-			 action->kind < A_START || action->kind > A_REJOIN)) ||
+			 action->kind < A_START || action->kind > A_TXN_ABORT)) ||
 		   (frame->then & (THEN_FLUSH | THEN_CRASH) && st->budget[CRASHES] == 0 &&
 			frame->then <= (THEN_FLUSH | THEN_CRASH)));
 	if (frame->then > (THEN_FLUSH | THEN_CRASH))

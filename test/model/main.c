@@ -66,6 +66,15 @@ static const Scope scopes[] = {
 		}
 	},
 	{
+		.name = "exactly-once", .lanes = 2, .segs = 5, .pubs = 4, .srvs = 2, .msgs = 12, .xids = 12,
+		.xact_msgs = 3, .topics = 2, .piece = 2, .reserve = 2, .exactly_once = 1,
+		.frees = true, .ids_rounds = true, .split_open = true,
+		.budget = {
+			[CRASHES] = 2, [KILLS] = 2, [STOPS] = 2, [LOSSES] = 2, [TROUBLES] = 2, [STALLS] = 2,
+			[ROTATIONS] = OFTEN, [PREPARES] = 1, [ABORTS] = 3
+		}
+	},
+	{
 		.name = "set-back", .lanes = 2, .segs = 5, .pubs = 3, .srvs = 1, .msgs = 10, .xids = 10,
 		.xact_msgs = 2, .topics = 1, .piece = 2, .reserve = 3, .frees = true, .ids_rounds = true,
 		.split_open = true,

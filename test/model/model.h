@@ -60,6 +60,8 @@ typedef struct Position
 	Set			acked;			/* messages beyond the cursor */
 	uint8_t		cursor;
 	uint8_t		low;			/* 0: there is no such row */
+	uint8_t		n;				/* with exactly-once delivery only: its number */
+	uint8_t		epoch;			/* ... and that of the log then */
 } Position;
 
 typedef struct Disk
@@ -167,7 +169,7 @@ typedef struct Reader
 
 typedef enum EntryState
 {
-	ENTRY_QUEUED = 1, ENTRY_SENT, ENTRY_APPENDED, ENTRY_DONE
+	ENTRY_QUEUED = 1, ENTRY_SENT, ENTRY_APPENDED, ENTRY_HELD, ENTRY_DONE
 } EntryState;
 
 typedef struct Entry
@@ -185,6 +187,13 @@ typedef struct Stream
 	uint8_t		unused;
 } Stream;
 
+/* Of exactly-once delivery; CHUNK_NONE without. */
+typedef enum ChunkState
+{
+	CHUNK_NONE, CHUNK_INIT, CHUNK_LOAD, CHUNK_CLAIM, CHUNK_READY, CHUNK_OPEN, CHUNK_MARKED,
+	CHUNK_COMMIT
+} ChunkState;
+
 typedef struct Relay
 {
 	Batch		batch[MAX_BATCHES];
@@ -194,6 +203,7 @@ typedef struct Relay
 	uint8_t		up;
 	uint8_t		lagging;		/* stream[1] is there */
 	uint8_t		trouble;		/* its topic is missing */
+	uint8_t		main_stored;
 	uint8_t		lag_stored;
 	uint8_t		rejoined;		/* its rows are to go */
 	uint8_t		half_stored;	/* where a rule is off: rows still to write */
@@ -201,7 +211,34 @@ typedef struct Relay
 	uint8_t		c;
 	uint8_t		count;
 	uint8_t		fetching;		/* stream + 1 whose list was read */
+	uint8_t		chunk;
+	uint8_t		loaded;			/* the bookmark was read */
+	uint8_t		uncertain;		/* whether the last chunk was committed */
+	uint8_t		must_abort;
+	uint8_t		decided;		/* the broker has committed */
+	uint8_t		chunk_n;		/* number of the chunk's bookmark */
+	uint8_t		announced;		/* epoch of bookmarks */
+	uint8_t		position_n;
+	uint8_t		position_epoch;
+	uint8_t		unused;
 } Relay;
+
+/* A server's position, and an open transaction, as its broker keeps them. */
+typedef struct Bookmark
+{
+	Position	pos[2];
+	uint8_t		n;				/* 0: there is none */
+	uint8_t		epoch;
+} Bookmark;
+
+typedef struct Broker
+{
+	Bookmark	bookmark;
+	Bookmark	marked;			/* in the open transaction */
+	uint8_t		pending[MAX_MSGS];	/* messages + 1 */
+	uint8_t		n;
+	uint8_t		unused;
+} Broker;
 
 /* --- what the judge knows ---------------------------------------------------- */
 
@@ -234,6 +271,7 @@ typedef struct State
 	Pub			pub[MAX_PUBS];
 	Spec		spec;
 	uint8_t		budget[NFAULTS];
+	Broker		broker[MAX_SRVS];
 	Relay		relay[MAX_SRVS];	/* last: a scope may have fewer */
 } State;
 
@@ -252,6 +290,7 @@ typedef struct Scope
 	uint8_t		topics;
 	uint8_t		piece;			/* messages fetched at once */
 	uint8_t		reserve;		/* ids reserved at once */
+	uint8_t		exactly_once;	/* servers that are, a bit each */
 	bool		frees;
 	bool		ids_rounds;		/* rounds that only look at ids */
 	bool		split_list;		/* segments are listed, then opened */
@@ -314,7 +353,12 @@ extern const char *const property_names[NPROPERTIES];
 	X(IDS_ABOVE_LANES, "ids-above-lanes", "set-back") \
 	X(IDS_ABOVE_POSITIONS, "ids-above-positions", "set-back") \
 	X(SEQUENCE_BEFORE_LIMIT, "sequence-before-limit", "everything") \
-	X(CURRENT_HIGHEST, "current-highest", "everything")
+	X(CURRENT_HIGHEST, "current-highest", "everything") \
+	X(POSITION_AT_BROKER, "position-at-broker", "exactly-once") \
+	X(BOOKMARK_EPOCH, "bookmark-epoch", "exactly-once") \
+	X(BOOKMARK_ANNOUNCED, "bookmark-announced", "exactly-once") \
+	X(COMMIT_ANSWERED, "commit-answered", "exactly-once") \
+	X(STORE_UNLESS_OPEN, "store-unless-open", "exactly-once")
 
 typedef enum Rule
 {
@@ -337,7 +381,9 @@ extern int	rule_off;			/* a Rule, or -1 */
 	X(START, 3) X(KILL, 1) X(STOP, 1) \
 	X(ROUND, 5) X(IDS_ROUND, 2) X(TOUCH, 6) X(SNAPSHOT, 6) X(LIST, 6) X(FETCH, 6) X(FOLLOW, 4) \
 	X(SEND, 6) X(APPEND, 3) X(ACK, 5) X(LOSE_CLIENT, 1) X(STORE, 2) X(STORE_REST, 3) \
-	X(STALL, 1) X(MISSING, 1) X(RETURNED, 3) X(RESUME, 2) X(REJOIN, 4) \
+	X(STALL, 1) X(MISSING, 1) X(RETURNED, 3) X(RESUME, 2) X(REJOIN, 4) X(TRIM, 3) \
+	X(TXN_INIT, 3) X(TXN_LOAD, 3) X(CLAIM, 3) X(MARK, 2) X(ASK_COMMIT, 3) X(TXN_COMMIT, 3) \
+	X(COMMITTED, 3) X(TXN_ABORT, 3) \
 	X(LIST_SEGMENT, 2) X(SWITCH, 2) X(LOOK, 2) X(FREE, 3) X(CREATE, 1) \
 	X(FLUSH, 1) X(CRASH, 1) X(SET_BACK, 1) X(VACUUM, 1)
 
@@ -439,11 +485,24 @@ extern void relay_actions(const State *st, int s, Actions *out);
 extern bool relay_is_alone(const State *st, const Action *action);
 extern void relay_step(State *st, const Action *action);
 extern void window_add(State *st, Relay *r, int stream, int msg, int batch);
+extern void windows_pop(Relay *r);
 extern bool relay_is_idle(const State *st, int s);
 extern bool positions_moved(const State *st, int s);
+extern void positions_behind_chunk(State *st, int s, Position *pos);
 extern void positions_store(State *st, int s, bool last);
 extern void positions_store_rest(State *st, int s);
 extern void stored_start(State *st, int s);
+
+/* chunk.c: exactly once */
+extern bool is_exactly_once(int s);
+extern bool chunk_may_read(const Relay *r, int s);
+extern bool chunk_may_store(const Relay *r, int s);
+extern bool chunk_may_send(const Relay *r, int s);
+extern void chunk_lose_client(Relay *r);
+extern void chunk_append(Broker *broker, int msg);
+extern void chunk_actions(const State *st, int s, bool in_flight, Actions *out);
+extern void broker_actions(const State *st, int s, Actions *out);
+extern void chunk_step(State *st, const Action *action);
 
 /* properties.c: the judge */
 extern bool is_message(const State *st, int msg);

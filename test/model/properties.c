@@ -205,6 +205,8 @@ void
 relay_went_down(State *st, int s)
 {
 	memset(&st->relay[s], 0, sizeof(Relay));
+	if (is_exactly_once(s))
+		return;					/* nothing ever may */
 	st->spec.may_repeat[s] |= st->spec.delivered[s] & (Set) ~all_done_by(st, &st->disk, s);
 }
 

@@ -46,6 +46,13 @@ window_pop(Stream *w)
 	w->n = (uint8_t) (w->n - done);
 }
 
+void
+windows_pop(Relay *r)
+{
+	window_pop(&r->stream[0]);
+	window_pop(&r->stream[1]);
+}
+
 /* The first entry of a topic in that state; NULL: none. */
 static Entry *
 first_entry(const State *st, Relay *r, int topic, EntryState state)
@@ -97,6 +104,8 @@ send_queued(State *st, int s, int stream)
 	Relay	   *r = &st->relay[s];
 	Entry	   *entry;
 
+	if (r->chunk == CHUNK_READY)
+		r->chunk = CHUNK_OPEN;
 	while ((entry = next_queued(r, stream)) != NULL)
 	{
 		judge_send(st, s, entry->msg);
@@ -112,6 +121,11 @@ lose_client(State *st, int s)
 {
 	Relay	   *r = &st->relay[s];
 
+	if (is_exactly_once(s))
+	{
+		chunk_lose_client(r);
+		return;
+	}
 	for (int stream = 0; stream < 2; stream++)
 		for (int i = 0; i < r->stream[stream].n; i++)
 		{
@@ -176,6 +190,7 @@ topic_missing(State *st, Relay *r)
 	Entry	   *entry = first_entry(st, r, LAGGER, ENTRY_SENT);
 
 	entry->state = ENTRY_QUEUED;
+	r->must_abort = r->chunk != CHUNK_NONE;
 	r->trouble = 1;
 	if (!r->lagging)
 		leave(st, r);
@@ -228,6 +243,7 @@ relay_is_idle(const State *st, int s)
 	const Relay *r = &st->relay[s];
 
 	return r->up && r->round == 0 && r->fetching == 0 &&
+		(r->chunk == CHUNK_NONE || r->chunk == CHUNK_READY) &&
 		r->stream[0].n == 0 && r->stream[0].reader.batch == 0 && nothing_new(st, r) &&
 		(!r->lagging || (!r->trouble && r->stream[1].n == 0 && r->stream[1].reader.batch == 0 &&
 						 !snapshot_before(r->stream[1].reader.last, r->stream[0].reader.last)));
@@ -239,9 +255,10 @@ fault_actions(const State *st, int s, Actions *out)
 	const Relay *r = &st->relay[s];
 	bool		sent = first_entry(st, (Relay *) r, LAGGER, ENTRY_SENT) != NULL;
 
-	if (st->budget[LOSSES] > 0 && in_flight(st, r))
+	if (st->budget[LOSSES] > 0 && (in_flight(st, r) || r->chunk > CHUNK_READY))
 		add_action(out, A_LOSE_CLIENT, s, 0, 0);
-	if (st->budget[STOPS] > 0 && !in_flight(st, r))
+	if (st->budget[STOPS] > 0 && !in_flight(st, r) &&
+		(r->chunk == CHUNK_NONE || r->chunk == CHUNK_READY))
 		add_action(out, A_STOP, s, 0, 0);
 	if (st->budget[STALLS] > 0 && !r->lagging && sent)
 		add_action(out, A_STALL, s, 0, 0);
@@ -257,6 +274,8 @@ reading_actions(const State *st, int s, Actions *out)
 	const Relay *r = &st->relay[s];
 	const Reader *reader = &r->stream[0].reader;
 
+	if (!chunk_may_read(r, s))
+		return;
 	if (reader->batch == 0 && !nothing_new(st, r))
 		add_action(out, A_ROUND, s, 0, 0);
 	else if (reader->batch == 0 && reader->from != st->shared.next_id && scope.ids_rounds)
@@ -265,7 +284,7 @@ reading_actions(const State *st, int s, Actions *out)
 	{
 		if (may_fetch(r, stream))
 			add_action(out, scope.split_list ? A_LIST : A_FETCH, s, stream, 0);
-		if (next_queued((Relay *) r, stream) != NULL)
+		if (next_queued((Relay *) r, stream) != NULL && chunk_may_send(r, s))
 			add_action(out, A_SEND, s, stream, 0);
 	}
 	if (r->lagging && !r->trouble && r->stream[1].reader.batch == 0 &&
@@ -273,6 +292,9 @@ reading_actions(const State *st, int s, Actions *out)
 		add_action(out, A_FOLLOW, s, 0, 0);
 	if (r->trouble && (none_in_flight(st, r, LAGGER) || !ON(RESUME_ANSWERED)))
 		add_action(out, A_RESUME, s, 0, 0);
+	if (r->trouble && r->stream[1].n > 0 &&
+		r->stream[1].entry[r->stream[1].n - 1].state == ENTRY_QUEUED)
+		add_action(out, A_TRIM, s, 0, 0);
 	if (may_rejoin((Relay *) r))
 		add_action(out, A_REJOIN, s, 0, 0);
 }
@@ -333,6 +355,7 @@ relay_actions(const State *st, int s, Actions *out)
 		if (may_append(st, r, topic) &&
 			(answers_matter(st) || r->round > 0 || r->fetching > 0))
 			add_action(out, A_APPEND, s, topic, 0);
+	broker_actions(st, s, out);
 	if (r->half_stored)
 		add_action(out, A_STORE_REST, s, 0, 0);
 	else if (r->round > scope.lanes)
@@ -349,9 +372,21 @@ relay_actions(const State *st, int s, Actions *out)
 			may_append(st, r, topic))
 			add_action(out, A_ACK, s, topic, 0);
 	fault_actions(st, s, out);
+	chunk_actions(st, s, in_flight(st, r), out);
 	reading_actions(st, s, out);
-	if (positions_matter(st) && positions_moved(st, s))
+	if (positions_matter(st) && positions_moved(st, s) &&
+		(chunk_may_store(r, s) || !ON(STORE_UNLESS_OPEN)))
 		add_action(out, A_STORE, s, 0, 0);
+}
+
+/* The broker appends a message; in a transaction it counts when that commits. */
+static void
+append_message(State *st, int s, int msg)
+{
+	if (is_exactly_once(s))
+		chunk_append(&st->broker[s], msg);
+	else
+		judge_append(st, s, msg);
 }
 
 static void
@@ -363,11 +398,10 @@ answer(State *st, int s, int topic)
 	if (entry == NULL)
 	{
 		entry = first_entry(st, r, topic, ENTRY_SENT);
-		judge_append(st, s, entry->msg);
+		append_message(st, s, entry->msg);
 	}
-	entry->state = ENTRY_DONE;
-	window_pop(&r->stream[0]);
-	window_pop(&r->stream[1]);
+	entry->state = is_exactly_once(s) ? ENTRY_HELD : ENTRY_DONE;
+	windows_pop(r);
 }
 
 static void
@@ -392,7 +426,7 @@ client_step(State *st, const Action *action)
 			break;
 		case A_APPEND:
 			entry = first_entry(st, r, action->b, ENTRY_SENT);
-			judge_append(st, s, entry->msg);
+			append_message(st, s, entry->msg);
 			entry->state = ENTRY_APPENDED;
 			break;
 		case A_ACK:
@@ -414,6 +448,9 @@ client_step(State *st, const Action *action)
 			break;
 		case A_RESUME:
 			r->trouble = 0;
+			break;
+		case A_TRIM:
+			trim(st, r);
 			break;
 		default:
 			rejoin(r);
@@ -471,7 +508,10 @@ relay_step(State *st, const Action *action)
 			positions_store_rest(st, s);
 			break;
 		default:
-			client_step(st, action);
+			if (action->kind >= A_TXN_INIT)
+				chunk_step(st, action);
+			else
+				client_step(st, action);
 			break;
 	}
 }

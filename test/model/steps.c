@@ -89,7 +89,7 @@ base_step(State *st, const Action *action)
 
 	if (kind <= A_PREPARE)
 		publisher_step(st, action);
-	else if (kind >= A_START && kind <= A_REJOIN)
+	else if (kind >= A_START && kind <= A_TXN_ABORT)
 		relay_step(st, action);
 	else if (kind >= A_LIST_SEGMENT && kind <= A_FREE)
 		keeper_step(st, action);
@@ -346,7 +346,7 @@ describe_reading(const Action *a, const State *after, FILE *out)
 	{
 		fprintf(out, "%s", r->stream[s].n > 0 ? s ? "  lagging:" : "  window:" : "");
 		for (int i = 0; i < r->stream[s].n; i++)
-			fprintf(out, " %d%c", r->stream[s].entry[i].msg, "?qsad"[r->stream[s].entry[i].state]);
+			fprintf(out, " %d%c", r->stream[s].entry[i].msg, "?qsahd"[r->stream[s].entry[i].state]);
 	}
 }
 
@@ -354,7 +354,8 @@ static void
 describe_relay(const State *before, const Action *a, const State *after, FILE *out)
 {
 	fprintf(out, " server %d", a->a);
-	if (a->kind == A_SNAPSHOT || a->kind == A_FETCH || a->kind == A_FOLLOW)
+	if (a->kind == A_SNAPSHOT || a->kind == A_FETCH || a->kind == A_FOLLOW || a->kind == A_SEND ||
+		a->kind == A_TRIM || a->kind == A_COMMITTED || a->kind == A_TXN_ABORT)
 		describe_reading(a, after, out);
 	else if (a->kind == A_ROUND || a->kind == A_IDS_ROUND)
 		fprintf(out, ": C=%d", before->shared.next_id);
@@ -363,7 +364,17 @@ describe_relay(const State *before, const Action *a, const State *after, FILE *o
 	else if (a->kind == A_APPEND || a->kind == A_ACK)
 		fprintf(out, ": topic %d, last delivered message %d", a->b,
 				after->spec.last[a->a][a->b] - 1);
-	else if (a->kind == A_STORE || a->kind == A_STORE_REST || a->kind == A_STOP || a->kind == A_START)
+	else if (a->kind == A_MARK || a->kind == A_TXN_LOAD)
+	{
+		const Bookmark *bookmark = a->kind == A_MARK ? &after->broker[a->a].marked :
+			&after->broker[a->a].bookmark;
+
+		fprintf(out, ": n=%d epoch=%d", bookmark->n, bookmark->epoch);
+		print_position(out, "main", &bookmark->pos[0]);
+		if (bookmark->pos[1].low > 0)
+			print_position(out, "topic", &bookmark->pos[1]);
+	}
+	else if (a->kind == A_STORE || a->kind == A_STORE_REST || a->kind == A_CLAIM || a->kind == A_STOP || a->kind == A_START)
 	{
 		print_position(out, "main", &after->disk.pos[a->a][0]);
 		if (after->disk.pos[a->a][1].low > 0)
@@ -377,7 +388,7 @@ model_describe(const State *before, const Action *a, const State *after, FILE *o
 	fprintf(out, "%-15s", kind_names[a->kind]);
 	if (a->kind <= A_PREPARE)
 		describe_publisher(before, a, after, out);
-	else if (a->kind >= A_START && a->kind <= A_REJOIN)
+	else if (a->kind >= A_START && a->kind <= A_TXN_ABORT)
 		describe_relay(before, a, after, out);
 	else if (a->kind == A_LIST_SEGMENT)
 		fprintf(out, " for lane %d", a->a);

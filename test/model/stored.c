@@ -23,6 +23,32 @@ stream_position(const State *st, const Relay *r, int stream, Position *pos)
 		position_before(st, r, &w->entry[0], pos);
 }
 
+/* Where all stand once the transaction under way is committed. */
+void
+positions_behind_chunk(State *st, int s, Position *pos)
+{
+	const Relay *r = &st->relay[s];
+	Set			beyond = r->acked;
+
+	memset(pos, 0, 2 * sizeof(Position));
+	for (int stream = 0; stream < 1 + r->lagging; stream++)
+	{
+		const Stream *w = &r->stream[stream];
+		int			first = 0;
+
+		while (first < w->n && w->entry[first].state != ENTRY_QUEUED)
+			first++;
+		if (first == w->n)
+			reader_position(r, stream, &pos[stream]);
+		else
+			position_before(st, r, &w->entry[first], &pos[stream]);
+		for (int i = first; i < w->n; i++)
+			if (w->entry[i].state != ENTRY_QUEUED)
+				beyond |= BIT(w->entry[i].msg);
+	}
+	pos[0].acked = beyond;
+}
+
 /* By the end of a batch only s1 may change. */
 static bool
 is_moved(const Position *a, const Position *b)
@@ -35,7 +61,7 @@ is_moved(const Position *a, const Position *b)
 static bool
 has_row(const Relay *r, int stream)
 {
-	return stream == 0 || (r->lag_stored && !r->rejoined);
+	return stream == 0 ? r->main_stored : r->lag_stored && !r->rejoined;
 }
 
 static bool
@@ -80,9 +106,19 @@ store_stream(State *st, int s, int stream, bool last)
 	stream_position(st, r, stream, &pos);
 	if (last && stream == 0 && ON(POSITION_WITH_ACKED))
 		pos.acked = acked_beyond(r);
+	if (is_exactly_once(s))
+	{
+		pos.n = ++r->position_n;
+		pos.epoch = st->shared.epoch;
+	}
 	st->disk.pos[s][stream] = pos;
 	if (stream == 1)
 		r->lag_stored = 1;
+	else
+	{
+		r->main_stored = 1;
+		r->position_epoch = pos.epoch;
+	}
 }
 
 /*
@@ -94,7 +130,8 @@ positions_store(State *st, int s, bool last)
 {
 	Relay	   *r = &st->relay[s];
 	Disk		before = st->disk;
-	bool		together = last || r->rejoined || (r->lagging && !r->lag_stored);
+	bool		together = last || r->rejoined || (r->lagging && !r->lag_stored) ||
+		r->chunk == CHUNK_CLAIM;
 	bool		lag_moved = stream_moved(st, s, 1);
 
 	if (r->rejoined)
@@ -132,7 +169,13 @@ stored_start(State *st, int s)
 		if (pos[stream].low > 0)
 			reader_create(st, r, stream, &pos[stream]);
 	}
-	r->up = 1;
+	r->up = r->main_stored = 1;
 	r->lagging = r->lag_stored = pos[1].low > 0;
 	r->acked = pos[0].acked;
+	if (is_exactly_once(s))
+	{
+		r->chunk = CHUNK_INIT;
+		r->position_n = pos[0].n > pos[1].n ? pos[0].n : pos[1].n;
+		r->position_epoch = pos[0].epoch;
+	}
 }
