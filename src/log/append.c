@@ -384,7 +384,10 @@ insert_some(Oid extoid, RowSet *set, int from, uint64 *id)
 		LWLockAcquire(&held.lane->lock, LW_EXCLUSIVE);
 	release_lane(&held);
 	if (out_of_ids)
+	{
+		OUTBOX_FAULT("append-out-of-ids");
 		outbox_reserve_ids(held.db, extoid);
+	}
 	return i;
 }
 

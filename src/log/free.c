@@ -397,7 +397,7 @@ outbox_free_segments(OutboxDb *db, uint64 *retained, bool *caught_up)
 	}
 	forget_unlisted();
 	*retained = bytes;
-	*caught_up = f.may_free && f.low >= pg_atomic_read_u64(&db->next_id);
+	*caught_up = f.may_free && f.low >= outbox_end_of_ids(db);
 	OUTBOX_FAULT("free-before-commit");
 	/* the lock goes with the transaction, not before its commit */
 	outbox_keeper_commit();

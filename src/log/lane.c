@@ -166,6 +166,22 @@ outbox_reserve_ids(OutboxDb *db, Oid extoid)
 	outbox_unlock(extoid, OUTBOX_LOCK_IDS);
 }
 
+/*
+ * What next_id has beyond the limit was thrown away, and is not reserved: after
+ * a crash it may be given out.  A reader that took it for passed would never
+ * look at it, and its position may be known where the rebuilt entry does not
+ * look (at the broker).  The limit is read last: if it was raised meanwhile, the
+ * sequence that it rests on is in WAL, and flushed with the round.
+ */
+uint64
+outbox_end_of_ids(OutboxDb *db)
+{
+	uint64		next = outbox_atomic_read(&db->next_id);
+	uint64		limit = outbox_atomic_read(&db->limit_id);
+
+	return OUTBOX_RULE("ids-below-limit") ? Min(next, limit) : next;
+}
+
 /* Was this extension created by the current transaction? */
 static bool
 extension_is_uncommitted(Oid extoid)

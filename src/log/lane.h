@@ -30,6 +30,9 @@ extern bool outbox_db_is(const OutboxDb *db, Oid extoid, uint64 incarnation);
 /* Reserve ids, so that next_id < limit_id again. */
 extern void outbox_reserve_ids(OutboxDb *db, Oid extoid);
 
+/* No id from this one on was used yet, and a crash brings none below it again. */
+extern uint64 outbox_end_of_ids(OutboxDb *db);
+
 /* Make a prepared segment the lane's current one. */
 extern void outbox_lane_switch(OutboxDb *db, int lane, Oid relid,
 							   uint64 generation);

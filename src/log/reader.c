@@ -292,7 +292,7 @@ nothing_new(OutboxReader *reader, OutboxDb *db, uint64 count)
 	if (!reader->has_count || count != reader->publish_count ||
 		open_list_any_ended(&reader->open))
 		return false;
-	if (outbox_atomic_read(&db->next_id) == reader->from)
+	if (outbox_end_of_ids(db) == reader->from)
 		return true;
 	INSTR_TIME_SET_CURRENT(elapsed);
 	INSTR_TIME_SUBTRACT(elapsed, reader->begun_at);
@@ -392,12 +392,12 @@ outbox_reader_begin(OutboxReader *reader)
 		return false;
 	}
 	INSTR_TIME_SET_CURRENT(reader->begun_at);
-	c = outbox_atomic_read(&db->next_id);
+	c = outbox_end_of_ids(db);
 	if (OUTBOX_RULE("touch-lanes"))
 		touch_lanes(db);
 	OUTBOX_FAULT("reader-before-snapshot");
 	s2 = outbox_snapshot_from(GetTransactionSnapshot());
-	e = outbox_atomic_read(&db->next_id);
+	e = outbox_end_of_ids(db);
 	lsn = outbox_flush_wal();
 
 	begin_batch(reader, s2, c, e);
@@ -427,7 +427,7 @@ outbox_reader_follow(OutboxReader *reader, const OutboxReader *leader)
 	if (compared >= 0)
 		return false;
 	if (e == 0)
-		e = outbox_atomic_read(&outbox_db_get(reader->extoid)->next_id);
+		e = outbox_end_of_ids(outbox_db_get(reader->extoid));
 	begin_batch(reader, leader->last, leader->from, e);
 	reader->batch->lsn = leader->last_lsn;
 	reader->batch->publish_count = leader->last_count;

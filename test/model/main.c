@@ -75,6 +75,11 @@ static const Scope scopes[] = {
 		}
 	},
 	{
+		.name = "ids", .lanes = 1, .segs = 1, .pubs = 4, .srvs = 1, .msgs = 8, .xids = 12,
+		.xact_msgs = 1, .topics = 1, .piece = 2, .reserve = 2, .exactly_once = 1,
+		.split_open = true, .budget = {[CRASHES] = 4}
+	},
+	{
 		.name = "set-back", .lanes = 2, .segs = 5, .pubs = 3, .srvs = 1, .msgs = 10, .xids = 10,
 		.xact_msgs = 2, .topics = 1, .piece = 2, .reserve = 3, .frees = true, .ids_rounds = true,
 		.split_open = true,

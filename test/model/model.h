@@ -355,9 +355,9 @@ extern const char *const property_names[NPROPERTIES];
 	X(SEQUENCE_BEFORE_LIMIT, "sequence-before-limit", "everything") \
 	X(CURRENT_HIGHEST, "current-highest", "everything") \
 	X(POSITION_AT_BROKER, "position-at-broker", "exactly-once") \
-	X(BOOKMARK_EPOCH, "bookmark-epoch", "exactly-once") \
 	X(BOOKMARK_ANNOUNCED, "bookmark-announced", "exactly-once") \
 	X(COMMIT_ANSWERED, "commit-answered", "exactly-once") \
+	X(IDS_BELOW_LIMIT, "ids-below-limit", "ids") \
 	X(STORE_UNLESS_OPEN, "store-unless-open", "exactly-once")
 
 typedef enum Rule
@@ -473,6 +473,7 @@ extern void reader_create(State *st, Relay *r, int stream, const Position *start
 extern void reader_clone(Relay *r);
 extern void reader_position(const Relay *r, int stream, Position *pos);
 extern void position_before(const State *st, const Relay *r, const Entry *entry, Position *pos);
+extern uint8_t end_of_ids(const State *st);
 extern bool nothing_new(const State *st, const Relay *r);
 extern void reader_snapshot(State *st, Relay *r);
 extern bool reader_follow(State *st, Relay *r);

@@ -218,6 +218,15 @@ begin_batch(State *st, Relay *r, Reader *reader, Set s2, uint8_t c, uint8_t e)
 	reader->next = lowest_range(reader, c);
 }
 
+/* What the counter has beyond the limit was thrown away, and may come again. */
+uint8_t
+end_of_ids(const State *st)
+{
+	if (st->shared.next_id > st->shared.limit_id && ON(IDS_BELOW_LIMIT))
+		return st->shared.limit_id;
+	return st->shared.next_id;
+}
+
 bool
 nothing_new(const State *st, const Relay *r)
 {
@@ -233,10 +242,10 @@ void
 reader_snapshot(State *st, Relay *r)
 {
 	Reader	   *reader = &r->stream[0].reader;
-	uint8_t		e = ON(E_BEHIND_SNAPSHOT) ? st->shared.next_id : r->c;
+	uint8_t		e = ON(E_BEHIND_SNAPSHOT) ? end_of_ids(st) : r->c;
 
 	if (!ON(C_BEFORE_TOUCH))
-		r->c = e = st->shared.next_id;
+		r->c = e = end_of_ids(st);
 	if (!ON(COUNT_BEFORE_SNAPSHOT))
 		r->count = st->shared.count;
 	begin_batch(st, r, reader, snapshot(st), r->c, e);
@@ -257,7 +266,7 @@ reader_follow(State *st, Relay *r)
 	if (!snapshot_before(reader->last, leader->last))
 		return false;
 	begin_batch(st, r, reader, leader->last, leader->from,
-				leader->end > 0 ? leader->end : st->shared.next_id);
+				leader->end > 0 ? leader->end : end_of_ids(st));
 	return true;
 }
 

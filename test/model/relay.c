@@ -278,7 +278,7 @@ reading_actions(const State *st, int s, Actions *out)
 		return;
 	if (reader->batch == 0 && !nothing_new(st, r))
 		add_action(out, A_ROUND, s, 0, 0);
-	else if (reader->batch == 0 && reader->from != st->shared.next_id && scope.ids_rounds)
+	else if (reader->batch == 0 && reader->from != end_of_ids(st) && scope.ids_rounds)
 		add_action(out, A_IDS_ROUND, s, 0, 0);
 	for (int stream = 0; stream < 2; stream++)
 	{
@@ -407,7 +407,7 @@ answer(State *st, int s, int topic)
 static void
 begin_round(State *st, Relay *r)
 {
-	r->c = st->shared.next_id;
+	r->c = end_of_ids(st);
 	r->count = st->shared.count;
 	r->round = (uint8_t) (ON(TOUCH_LANES) ? 1 : scope.lanes + 1);
 }
