@@ -5,6 +5,7 @@
 #
 #   pg15      PostgreSQL 15, its headers and test modules, a compiler
 #   rdkafka   librdkafka's headers
+#   rdkafka-new   the newest librdkafka, built from Debian's source into the cache
 #   kafka     Java, and Apache Kafka's jars by Maven into the cache
 #   pgnext    a newer PostgreSQL, built from Debian's source into the cache
 #   kcat      an independent Kafka client
@@ -82,6 +83,13 @@ need_rdkafka() {
 	install_packages librdkafka-dev gcc libc6-dev
 }
 
+need_rdkafka_new() {
+	[ -e "$rdkafka_new/complete" ] && return
+	install_packages gcc make libc6-dev python3 pkg-config libssl-dev libsasl2-dev zlib1g-dev \
+		liblz4-dev dpkg-dev
+	"$here/build-rdkafka.sh"
+}
+
 # Any Java from 17 on will do.
 need_java() {
 	major=$(java -version 2>&1 | sed -n 's/.*version "\([0-9]*\).*/\1/p')
@@ -140,6 +148,7 @@ need_analyze() {
 [ $# -gt 0 ] || set -- pg15 rdkafka kafka pgnext
 for what; do
 	case $what in
+		rdkafka-new) need_rdkafka_new ;;
 		pg15 | rdkafka | kafka | pgnext | kcat | fuzz | coverage | valgrind | analyze | cc)
 			"need_$what"
 			;;

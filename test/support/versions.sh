@@ -14,6 +14,9 @@ export OUTBOX_CACHE=$cache
 kafka_version=4.3.1
 kafka_home=$cache/kafka-$kafka_version
 
+# The newest librdkafka, beside the system's; see build-rdkafka.sh.
+rdkafka_new=$cache/rdkafka-new
+
 # The second PostgreSQL major, in order of preference; with the Debian suites
 # whose source packages may have it.
 pgnext_majors="17 18"

@@ -37,5 +37,6 @@ require Faults::Kinds::Points;
 require Faults::Kinds::Brokers;
 require Faults::Kinds::Sessions;
 require Faults::Kinds::Administration;
+require Faults::Kinds::Standby;
 
 1;

@@ -40,6 +40,7 @@ sub new
 		relay_memory => pick('1MB', '4MB'),
 		standby => pick(('none') x 7, 'sync', 'async'),
 		disk => pick(('large') x 7, 'small'),
+		faults => 16 + int rand 16,
 		%{ $options{setup} || {} });
 	$setup{disk} = 'large' unless $ENV{OUTBOX_SMALL_DISK};
 	$setup{disk} = 'large' if $setup{standby} ne 'none';
@@ -60,9 +61,9 @@ sub draw
 	my $at = 0;
 
 	return [] unless @names;
-	for (1 .. 16 + int rand 16)
+	for (1 .. $self->{setup}{faults})
 	{
-		$at += 50 + int rand 1000;
+		$at += 30 + int rand 800;
 		push @plan, { at => $at, kind => pick(@names), seed => int rand 2**31 };
 	}
 	# what may come once only, does
@@ -413,6 +414,7 @@ sub clean_up
 			$standby->stop('immediate');
 			$standby->clean_node;
 		}
+		if (my $old = $self->{old_pg}) { $old->clean_node }
 		my $pg = $world->pg;
 		Faults::World->reset_settings($pg);
 		for my $database (@{ $self->{databases} || [] })

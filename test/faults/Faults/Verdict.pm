@@ -65,7 +65,26 @@ sub give
 		$self->space($database);
 		$self->files($database);
 	}
+	$self->told;
 	$self->log;
+	return;
+}
+
+# What a client was told is committed is there, also on another server.
+sub told
+{
+	my ($self) = @_;
+	my $scenario = $self->{scenario};
+	# somebody who is cancelled while he waits for the standby is told so in a warning
+	return if $scenario->{transactions_lost} || $scenario->has(qr/^(cancel|terminate|publisher)/);
+	my $told = $scenario->{publishers}->told;
+	for my $database (@{ $scenario->{databases} })
+	{
+		my @ids = @{ $told->{ $database->{name} } || [] } or next;
+		my $missing = $self->sql($database, 'SELECT count(*) FROM unnest(ARRAY[' . join(',', @ids)
+			  . ']) id WHERE NOT EXISTS (SELECT FROM judge.ledger l WHERE l.id = id.id)');
+		$self->wrong($database, "$missing of " . @ids . ' that clients were told are committed are not there') if $missing;
+	}
 	return;
 }
 

@@ -40,7 +40,11 @@ my @tampering = ('CLUSTER SEGMENT USING nothing', 'DELETE FROM SEGMENT', 'UPDATE
 	'INSERT INTO SEGMENT SELECT * FROM SEGMENT LIMIT 1', 'ALTER TABLE SEGMENT ADD COLUMN x int', 'DROP TABLE SEGMENT',
 	'CREATE INDEX ON SEGMENT (id)', 'ALTER TABLE SEGMENT SET TABLESPACE pg_default', 'TRUNCATE outbox.segments',
 	'ALTER SEQUENCE outbox.message_id_seq RESTART');
-Faults::Kinds::add('tampering', permits => [qr/segment|outbox|pg_outbox|message_id_seq|index "nothing"/], inject => sub {
+Faults::Kinds::add('tampering', permits => [
+		qr/is not allowed on "\w+", (a segment of the outbox|the outbox's sequence of message ids)/,
+		qr/cannot (modify|truncate) "\w+", a (segment of the outbox|table of pg_outbox)/,
+		qr/cannot (drop|insert|update|delete)/, qr/index "nothing" for table "\w+" does not exist/,
+		qr/must be owner|permission denied/ ], inject => sub {
 	my ($scenario) = @_;
 	my $name = $scenario->database->{name};
 	my $segment = $scenario->try_sql($name, 'SELECT relid::regclass FROM outbox.segments ORDER BY random() LIMIT 1') or return;
@@ -87,7 +91,7 @@ Faults::Kinds::add('pause-storm', clean_stop => 1, inject => sub {
 });
 
 # A server beside the others, with a topic of its own, goes and comes back.
-Faults::Kinds::add('drop-server', weight => 3, clean_stop => 1, permits => [qr/server "aside"/, qr/pg_outbox/], inject => sub {
+Faults::Kinds::add('drop-server', weight => 3, clean_stop => 1, permits => [ qr/server "aside" is dropped with/, qr/server "aside" already exists/ ], inject => sub {
 	my ($scenario) = @_;
 	my $database = $scenario->database;
 	my $topic = $database->{topics}{aside};

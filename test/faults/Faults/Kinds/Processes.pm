@@ -37,7 +37,7 @@ for my $who (sort keys %process)
 		return sprintf 'for %.1f s', $seconds;
 	});
 	Faults::Kinds::add("$who-term", clean_stop => $who eq 'relay' ? 1 : 0,
-		permits => [ qr/terminating (connection|background worker .*) due to administrator command/ ],
+		permits => [qr/canceling the wait for synchronous replication/],
 		inject => sub { return signal($_[0], 'TERM', $who) ? 1 : 0 });
 }
 

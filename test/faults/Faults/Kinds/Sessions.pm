@@ -12,12 +12,13 @@ sub pick { return $_[ int rand @_ ] }
 
 my $publisher = q{SELECT pid FROM pg_stat_activity WHERE application_name = 'publisher'};
 
-Faults::Kinds::add('cancel', permits => [qr/canceling statement due to user request/], inject => sub {
+Faults::Kinds::add('cancel', permits => [ qr/canceling statement due to user request/,
+		qr/canceling (the )?wait for synchronous replication/ ], inject => sub {
 	my $out = $_[0]->try_sql('postgres', "SELECT count(pg_cancel_backend(pid)) FROM ($publisher AND state = 'active') s");
 	return $out ? "of $out" : 0;
 });
 
-Faults::Kinds::add('terminate', permits => [qr/terminating connection due to administrator command/], inject => sub {
+Faults::Kinds::add('terminate', permits => [qr/canceling the wait for synchronous replication/], inject => sub {
 	my $out = $_[0]->try_sql('postgres', "SELECT count(pg_terminate_backend(pid)) FROM ($publisher ORDER BY random() LIMIT 2) s");
 	return $out ? "of $out" : 0;
 });
