@@ -391,6 +391,7 @@ sub run
 		$self->{verdict}->give($heal_timeout);
 		1;
 	};
+	die $@ if $@ =~ /^death by signal/;
 	push @{ $self->{failures} }, "broke off: $@" unless $done;
 	$self->{seconds} = time - $began;
 	return !@{ $self->{failures} };

@@ -14,7 +14,14 @@ use Time::HiRes qw(time usleep);
 my $build = $ENV{OUTBOX_BUILD} || 'build';
 my $unique = 0;
 
-sub new { return bless { kafka => {} }, $_[0] }
+my @worlds;
+
+sub new
+{
+	my ($class) = @_;
+	push @worlds, bless { kafka => {} }, $class;
+	return $worlds[-1];
+}
 
 # --- PostgreSQL ------------------------------------------------------------------
 
@@ -180,13 +187,25 @@ sub heal_kafka
 sub end
 {
 	my ($self) = @_;
-	eval { $self->{pg}->stop('fast') } if $self->{pg};
+	$self->{ended} = 1;
+	if (my $pg = $self->{pg})
+	{
+		$pg->{_pid} = postmaster($pg);
+		eval { $pg->stop('immediate') };
+	}
 	for my $kafka (values %{ $self->{kafka} })
 	{
 		eval { $kafka->{proxy}{handle}->kill_kill(grace => 1) };
 		$kafka->stop;
 	}
 	return;
+}
+
+# also when it is cut off
+END
+{
+	local $?;
+	$_->end for grep { !$_->{ended} } @worlds;
 }
 
 1;
