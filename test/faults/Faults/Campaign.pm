@@ -14,56 +14,77 @@ sub run
 {
 	my ($class, %options) = @_;
 	my @seeds = $options{seeds} ? @{ $options{seeds} } : $options{from} .. $options{from} + $options{count} - 1;
-	my $kinds = @{ $options{kinds} || [] } ? $options{kinds} : undef;
-	my $world = Faults::World->new;
-	my $began = time;
-	my (%counts, @failed, %sum);
+	my $self = bless { %options, kinds => @{ $options{kinds} || [] } ? $options{kinds} : undef,
+		world => Faults::World->new, began => time, counts => {}, sum => {}, failed => [] }, $class;
 
-	for my $seed (@seeds)
+	my $done = eval
 	{
-		last if $options{seconds} && time - $began > $options{seconds};
-		my $scenario = Faults::Scenario->new($world, $seed, kinds => $kinds, setup => $options{setup});
-		my $good = $scenario->run;
-		my $faults = 0;
-		for (keys %{ $scenario->{counts} })
+		for my $seed (@seeds)
 		{
-			$counts{$_} += $scenario->{counts}{$_};
-			$faults += $scenario->{counts}{$_};
+			last if $self->{seconds} && time - $self->{began} > $self->{seconds};
+			$self->scenario($seed);
 		}
-		$sum{scenarios}++;
-		$sum{faults} += $faults;
-		$sum{$_} += ($scenario->{verdict} || {})->{$_} || 0 for qw(published duplicated dead leaked);
-		ok($good, sprintf 'seed %d: %d faults, %s messages, %.0f s (%s)', $seed, $faults,
-			($scenario->{verdict} || {})->{published} || 0, $scenario->{seconds}, $scenario->describe);
-		if (!$good || $ENV{FAULTS_VERBOSE})
-		{
-			diag($_) for @{ $scenario->{failures} };
-			diag("schedule: " . join '; ', @{ $scenario->{notes} });
-		}
-		unless ($good)
-		{
-			push @failed, $seed;
-			diag("once more: " . again($seed, %options));
-			keep($scenario);
-		}
-		$scenario->clean_up;
+		1;
+	};
+	my $error = $@;
+	$self->report;
+	$self->{world}->end;
+	die $error unless $done;
+	return;
+}
+
+sub scenario
+{
+	my ($self, $seed) = @_;
+	my $scenario = Faults::Scenario->new($self->{world}, $seed, kinds => $self->{kinds}, setup => $self->{setup});
+	my $good = $scenario->run;
+	my $faults = 0;
+
+	for (keys %{ $scenario->{counts} })
+	{
+		$self->{counts}{$_} += $scenario->{counts}{$_};
+		$faults += $scenario->{counts}{$_};
 	}
-	note(sprintf '%d scenarios, %d faults, %d messages (%d of them twice, %d dead letters), %d files left by crashes, %d s',
-		map { $_ || 0 } @sum{qw(scenarios faults published duplicated dead leaked)}, time - $began);
-	note(join ', ', map { "$_ $counts{$_}" } sort keys %counts);
-	note(@failed ? "FAILED: seeds @failed" : 'none failed');
-	$world->end;
+	my $sum = $self->{sum};
+	my $verdict = $scenario->{verdict} || {};
+	$sum->{scenarios}++;
+	$sum->{faults} += $faults;
+	$sum->{$_} += $verdict->{$_} || 0 for qw(published duplicated dead leaked);
+	ok($good, sprintf 'seed %d: %d faults, %s messages, %.0f s (%s)', $seed, $faults,
+		$verdict->{published} || 0, $scenario->{seconds}, $scenario->describe);
+	if (!$good || $ENV{FAULTS_VERBOSE})
+	{
+		diag($_) for @{ $scenario->{failures} };
+		diag('schedule: ' . join '; ', @{ $scenario->{remarks} });
+	}
+	unless ($good)
+	{
+		push @{ $self->{failed} }, $seed;
+		diag('once more: ' . $self->again($seed));
+		keep($scenario);
+	}
+	$scenario->clean_up;
+	return;
+}
+
+sub report
+{
+	my ($self) = @_;
+	my ($counts, $sum) = @$self{qw(counts sum)};
+	note(sprintf '%d scenarios, %d faults, %d messages (%d deliveries beyond the first, %d dead letters), %d files left by crashes, %d s',
+		(map { $_ || 0 } @$sum{qw(scenarios faults published duplicated dead leaked)}), time - $self->{began});
+	note(join ', ', map { "$_ $counts->{$_}" } sort keys %$counts);
+	note(@{ $self->{failed} } ? "FAILED: seeds @{ $self->{failed} }" : 'none failed');
 	return;
 }
 
 sub again
 {
-	my ($seed, %options) = @_;
-	my $setup = $options{setup} || {};
+	my ($self, $seed) = @_;
+	my $setup = $self->{setup} || {};
 	my $settings = join ' ', map { "$_=$setup->{$_}" } sort keys %$setup;
-	my @more = (@{ $options{kinds} || [] } ? "KINDS='@{ $options{kinds} }' " : (), $settings ? "SETUP='$settings' " : (),
-		$ENV{RDKAFKA} ? "RDKAFKA=$ENV{RDKAFKA} " : ());
-	return join '', @more, "make faults SEED=$seed COUNT=1";
+	return join '', $self->{kinds} ? "KINDS='@{ $self->{kinds} }' " : '', $settings ? "SETUP='$settings' " : '',
+	  $ENV{RDKAFKA} ? "RDKAFKA=$ENV{RDKAFKA} " : '', "make faults SEED=$seed COUNT=1";
 }
 
 # The server's log of a scenario that failed, for whoever looks into it.
@@ -71,6 +92,7 @@ sub keep
 {
 	my ($scenario) = @_;
 	my $directory = $ENV{TESTLOGDIR} || '.';
+	mkdir $directory;
 	for my $pg (grep { $_ } $scenario->pg, $scenario->{old_pg})
 	{
 		my $file = sprintf '%s/faults-%d-%s.log', $directory, $scenario->{seed}, $pg->name;

@@ -9,6 +9,7 @@
 # outage      a broker doesn't answer for a while
 # clean_stop  a relay ends or begins anew in its own way
 # duplicates  messages may come twice for another reason
+# displaced   a position at the broker is lost: then exactly_once doesn't survive a crash
 # once        at most once a scenario
 # permits     patterns of errors and warnings in the server's log
 package Faults::Kinds;

@@ -27,8 +27,8 @@ sub pick { return $_[ int rand @_ ] }
 sub new
 {
 	my ($class, $world, $seed, %options) = @_;
-	my $self = bless { world => $world, seed => $seed, healers => [], counts => {}, notes => [],
-		duplicates => 0, outage => 0, clean_stop => 0, crash => 0,
+	my $self = bless { world => $world, seed => $seed, healers => [], counts => {}, remarks => [],
+		duplicates => 0, outage => 0, clean_stop => 0, crash => 0, displaced => 0,
 		tag => sprintf('f%d.%d.%d', $seed, $$, time * 1000 % 1_000_000) }, $class;
 
 	srand $seed;
@@ -83,7 +83,7 @@ sub describe
 
 sub pg { return $_[0]{world}->pg }
 sub kafka { return $_[0]{kafka} }
-sub remark { my ($self, $text) = @_; push @{ $self->{notes} }, $text; return }
+sub remark { my ($self, $text) = @_; push @{ $self->{remarks} }, $text; return }
 
 # Is a fault of this kind in the schedule?
 sub has { my ($self, $pattern) = @_; return scalar grep { $_->{kind} =~ $pattern } @{ $self->{schedule} } }
@@ -199,12 +199,12 @@ sub run_healers
 }
 
 # May something come twice?  After a crash; after a clean stop that was not answered in
-# time; never with exactly_once.
+# time; with exactly_once only if its position was taken from the broker before.
 sub duplicates_allowed
 {
 	my ($self) = @_;
 	return 1 if $self->{transactions_lost};
-	return 0 if $self->{setup}{exactly_once};
+	return $self->{displaced} && $self->{crash} if $self->{setup}{exactly_once};
 	return $self->{crash} || $self->{duplicates} || $self->{outage} && $self->{clean_stop};
 }
 
@@ -315,7 +315,7 @@ sub inject
 	die "$fault->{kind}: $error" if $error;
 	return $self->remark("$fault->{kind} (no target)") unless $what;
 	$self->{counts}{ $fault->{kind} }++;
-	$self->{$_} += $kind->{$_} || 0 for qw(duplicates outage clean_stop crash);
+	$self->{$_} += $kind->{$_} || 0 for qw(duplicates outage clean_stop crash displaced);
 	return $self->remark(sprintf '%s%s at %.1f s', $fault->{kind}, $what eq '1' ? '' : " $what", time - $self->{started});
 }
 

@@ -137,6 +137,16 @@ Faults::Kinds::add('fence', needs => sub { $_[0]{exactly_once} }, inject => sub 
 	return 1;
 });
 
+# Its position at the broker is gone: after a crash the database's own is gone on from.
+Faults::Kinds::add('position-lost', displaced => 1, needs => sub { $_[0]{exactly_once} }, inject => sub {
+	my ($scenario) = @_;
+	my $kafka = $scenario->kafka;
+	return if $kafka->{away};
+	my ($topic) = grep { $_ eq 'pg_outbox.position.events' } $kafka->topics or return;
+	$kafka->delete_topic($topic);
+	return 1;
+});
+
 # --- settings ---------------------------------------------------------------------------------
 
 Faults::Kinds::add('disabled', clean_stop => 1, inject => sub {
