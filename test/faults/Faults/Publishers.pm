@@ -147,11 +147,11 @@ my %transactions = (
 	},
 	many => sub {
 		my ($topics) = @_;
-		return "SELECT judge.publish_many('" . pick(@{ $topics->{plain} }) . "', " . (1 + int rand 500) . ", 25, " . pick(0, 50, 300) . ");\n";
+		return "SELECT judge.publish_many('" . pick(@{ $topics->{plain} }) . "', " . (1 + int rand 200) . ", 25, " . pick(0, 50, 300) . ");\n";
 	},
 	batch => sub {
 		my ($topics) = @_;
-		return "SELECT judge.publish_batch('$topics->{batch}', " . (1 + int rand 700) . ");\n";
+		return "SELECT judge.publish_batch('$topics->{batch}', " . (1 + int rand 400) . ");\n";
 	},
 	tables => sub {
 		my ($topics) = @_;
@@ -207,7 +207,7 @@ sub write_script
 		# nobody was told that it is safe
 		$sql =~ s/'told '/'done '/ if $commit eq 'off' || $commit eq 'local';
 		print $f $sql;
-		print $f nap(12);
+		print $f nap(40);
 	}
 	close $f;
 	return;

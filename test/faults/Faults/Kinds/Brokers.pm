@@ -32,7 +32,7 @@ sub away_for
 
 for my $how (qw(kill stop freeze))
 {
-	Faults::Kinds::add("broker-$how", outage => 1, weight => 3, inject => sub {
+	Faults::Kinds::add("broker-$how", outage => 1, weight => $how eq 'freeze' ? 3 : 2, inject => sub {
 		my ($scenario) = @_;
 		my $kafka = $scenario->kafka;
 		my $n = some_broker($scenario) or return;

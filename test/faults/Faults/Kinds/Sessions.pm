@@ -50,11 +50,11 @@ for my $timeout (qw(statement_timeout lock_timeout idle_in_transaction_session_t
 			$scenario->try_sql($database->{name}, <<END, on_error_stop => 0);
 SET $timeout = '${ms}ms';
 BEGIN;
-SELECT judge.publish_many('$topic', 300, 20, 50);
+SELECT judge.publish_many('$topic', 150, 20, 50);
 \\! sleep 0.05
 SELECT judge.publish('$topic', 'x', 'k1');
 COMMIT;
-SELECT judge.publish_batch('$database->{topics}{batch}', 2000);
+SELECT judge.publish_batch('$database->{topics}{batch}', 800);
 END
 		}
 		return 1;
