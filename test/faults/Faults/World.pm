@@ -16,6 +16,9 @@ my $unique = 0;
 
 my @worlds;
 
+# whoever ends it wants its servers ended too
+$SIG{TERM} = $SIG{INT} = $SIG{HUP} = sub { die "death by signal\n" };
+
 sub new
 {
 	my ($class) = @_;
