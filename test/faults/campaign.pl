@@ -3,6 +3,8 @@
 #   make faults SEED=n COUNT=m                       n, n + 1, ...
 #   KINDS='relay-kill net-cut' make faults ...       of these kinds only
 #   SETUP='brokers=3 exactly_once=1' make faults ... instead of what the seed says
+#   SETUP='without=mark' ...                         with a rule of the log switched off
+#                                                    (src/fault.h), to see it noticed
 #   RDKAFKA=new make faults ...                      with a newer librdkafka
 #
 # Faults/Scenario.pm says what a scenario is, Faults/Kinds/ what is done to it,

@@ -262,6 +262,23 @@ sub create_server
 	return $self->try_sql($database->{name}, $sql);
 }
 
+# The server's settings at the beginning and in the end.
+sub settings
+{
+	my ($self) = @_;
+	my $setup = $self->{setup};
+	return ('outbox.segment_size' => $setup->{segment_size}, 'outbox.relay_memory' => $setup->{relay_memory},
+		'outbox.fault' => $self->fault_setting);
+}
+
+# The setting outbox.fault: what a fault wants, and the rule that is switched off to see
+# that the verdict notices.
+sub fault_setting
+{
+	my ($self, $fault) = @_;
+	return join(',', grep { $_ } $fault, map { "$_=off" } split /,/, $self->{setup}{without} || '');
+}
+
 sub set_up
 {
 	my ($self) = @_;
@@ -271,8 +288,7 @@ sub set_up
 
 	$self->{kafka} = $world->kafka($setup->{brokers});
 	$self->{log_from} = { $pg->name => -s $pg->logfile || 0 };
-	Faults::World->reset_settings($pg, 'outbox.segment_size' => $setup->{segment_size},
-		'outbox.relay_memory' => $setup->{relay_memory});
+	Faults::World->reset_settings($pg, $self->settings);
 	if ($setup->{disk} eq 'small')
 	{
 		$self->{place} = "$ENV{OUTBOX_SMALL_DISK}/faults.$$";
@@ -350,8 +366,7 @@ sub heal
 	Faults::World->heal_kafka($self->{kafka});
 	my $pg = $self->pg;
 	Faults::World->start_pg($pg) unless Faults::World::postmaster($pg);
-	Faults::World->reset_settings($pg, 'outbox.segment_size' => $setup->{segment_size},
-		'outbox.relay_memory' => $setup->{relay_memory});
+	Faults::World->reset_settings($pg, $self->settings);
 	Faults::World->wait_up($pg) or die "PostgreSQL does not come back\n";
 	$self->decide_prepared;
 	$self->{publishers}->end;

@@ -30,14 +30,14 @@ sub at_worker
 	my $pg = $scenario->pg;
 	my $before = $scenario->count_log(struck($point, $action));
 
-	Faults::World->set($pg, 'outbox.fault' => "$point=$action");
+	Faults::World->set($pg, 'outbox.fault' => $scenario->fault_setting("$point=$action"));
 	if ($action eq 'wait')
 	{
-		$scenario->later(0.2 + rand 1.2, sub { Faults::World->set($pg, 'outbox.fault' => undef) }, 'stopped');
+		$scenario->later(0.2 + rand 1.2, sub { Faults::World->set($pg, 'outbox.fault' => $scenario->fault_setting) }, 'stopped');
 		return 1;
 	}
 	my $done = $scenario->soon(sub { $scenario->count_log(struck($point, $action)) > $before }, 3);
-	Faults::World->set($pg, 'outbox.fault' => undef);
+	Faults::World->set($pg, 'outbox.fault' => $scenario->fault_setting);
 	return $done;
 }
 
@@ -67,7 +67,7 @@ sub at_publisher
 	my $messages = $point eq 'ids-after-setval' ? 33_000 : 300;
 	my $large = $database->{topics}{big};
 	my $out = $scenario->try_sql($database->{name}, <<END);
-SET outbox.fault = '$point=$action';
+SET outbox.fault = '${\$scenario->fault_setting("$point=$action")}';
 BEGIN;
 SELECT judge.publish('$large', repeat(md5(random()::text), 1000), 'k1');
 SELECT judge.publish_many('$topic', $messages, 20, 20);

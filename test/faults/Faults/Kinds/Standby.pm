@@ -70,8 +70,7 @@ Faults::Kinds::add('promotion', weight => 12, once => 1, crash => 1, needs => $a
 	kill 'CONT', $late if $late;
 	delete $scenario->{standby};
 	$scenario->{old_pg} = $scenario->{world}->replace_pg($standby);
-	Faults::World->reset_settings($standby, 'outbox.segment_size' => $scenario->{setup}{segment_size},
-		'outbox.relay_memory' => $scenario->{setup}{relay_memory});
+	Faults::World->reset_settings($standby, $scenario->settings);
 	$standby->promote;
 	Faults::World->wait_up($standby);
 	$scenario->{transactions_lost} = 1 if $asynchronous;
