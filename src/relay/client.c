@@ -549,7 +549,7 @@ relay_client_check(Relay *relay)
 	if (status.nerrors != relay->errors_seen)
 	{
 		relay->errors_seen = status.nerrors;
-		relay_set_error(relay, status.error.text, status.error.hint);
+		relay_tell_error(relay, &status.error);
 	}
 	if (status.failed && relay->chunk.state != OUTBOX_CHUNK_NONE)
 	{

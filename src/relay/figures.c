@@ -15,6 +15,8 @@
 #include "relay/relay.h"
 #include "utils/timestamp.h"
 
+#define SAME_ERROR_MS	10000
+
 void
 relay_set_state(Relay *relay, OutboxRelayState state)
 {
@@ -23,8 +25,9 @@ relay_set_state(Relay *relay, OutboxRelayState state)
 	SpinLockRelease(&relay->slot->mutex);
 }
 
-void
-relay_set_error(Relay *relay, const char *text, const char *hint)
+/* Show an error, without a line in the log. */
+static void
+show_error(Relay *relay, const char *text, const char *hint)
 {
 	TimestampTz now = GetCurrentTimestamp();
 
@@ -33,9 +36,35 @@ relay_set_error(Relay *relay, const char *text, const char *hint)
 	strlcpy(relay->slot->last_hint, hint, sizeof(relay->slot->last_hint));
 	relay->slot->last_error_at = now;
 	SpinLockRelease(&relay->slot->mutex);
+}
+
+void
+relay_set_error(Relay *relay, const char *text, const char *hint)
+{
+	show_error(relay, text, hint);
 	ereport(LOG,
 			(errmsg("pg_outbox server \"%s\": %s", relay->slot->server_name, text),
 			 hint[0] != '\0' ? errhint("%s", hint) : 0));
+}
+
+/*
+ * Show what the library reports, and log it: but some versions report an outage
+ * at each of their attempts, several times a second.
+ */
+void
+relay_tell_error(Relay *relay, const OutboxError *error)
+{
+	TimestampTz now = GetCurrentTimestamp();
+
+	if (strcmp(relay->logged, error->text) == 0 &&
+		!TimestampDifferenceExceeds(relay->logged_at, now, SAME_ERROR_MS))
+	{
+		show_error(relay, error->text, error->hint);
+		return;
+	}
+	strlcpy(relay->logged, error->text, sizeof(relay->logged));
+	relay->logged_at = now;
+	relay_set_error(relay, error->text, error->hint);
 }
 
 /* Show how things stand. */

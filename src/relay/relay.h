@@ -115,6 +115,8 @@ typedef struct Relay
 	int			back_off_ms;
 	instr_time	retry_at;
 	uint64		errors_seen;
+	char		logged[OUTBOX_ERROR_LEN];	/* of the library's errors, the last */
+	TimestampTz logged_at;
 	WaitEventSet *wait_set;
 	bool		connected;
 	OutboxChunk chunk;
@@ -186,6 +188,7 @@ extern void relay_stream_read(OutboxStream *stream, Size max_bytes);
 /* figures.c */
 extern void relay_set_state(Relay *relay, OutboxRelayState state);
 extern void relay_set_error(Relay *relay, const char *text, const char *hint);
+extern void relay_tell_error(Relay *relay, const OutboxError *error);
 extern void relay_show_figures(Relay *relay);
 
 /* relay.c */

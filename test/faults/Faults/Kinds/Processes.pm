@@ -59,6 +59,8 @@ sub end_postmaster
 	elsif ($how eq 'machine') { $pg->crash }
 	else
 	{
+		# asked for it while it recovers, PostgreSQL 15 may wait for its checkpointer for ever
+		Faults::World->wait_up($pg) if $how eq 'fast';
 		$pg->stop($how, fail_ok => 1);
 	}
 	return 1;
