@@ -22,15 +22,6 @@
  * known: else it would, with an older position, outrank a bookmark that was
  * committed.
  *
- * An open outcome.  A client that is lost while it commits leaves the question
- * of whether it did.  Its successor first settles what it left (INIT), and then
- * the bookmark's number tells.  Held messages wait for that.
- *
- * Announcement.  Whoever starts next must know which bookmarks are of its own
- * past, and not of a copy: see bookmark.c.  So before the first bookmark of a
- * start of the server, the position is stored with that start's epoch, and
- * flushed; and the WAL that a bookmark rests on includes that.
- *
  * Fencing.  The identity of a client at the broker is made of the log's uuid and
  * the server's name, so a second relay with the same ones makes the broker
  * refuse the first, which stops and does not fight.  The broker does the same
@@ -87,8 +78,8 @@ relay_chunk_may_store(const Relay *relay)
 }
 
 /* Show an error, unless it is the one that is shown. */
-static void
-show_once(Relay *relay, const OutboxError *error)
+void
+relay_chunk_show(Relay *relay, const OutboxError *error)
 {
 	if (strcmp(relay->slot->last_error, error->text) != 0 ||
 		relay->slot->state != OUTBOX_STATE_ERROR)
@@ -108,7 +99,7 @@ relay_chunk_lost(Relay *relay, const OutboxError *error)
 		relay_set_state(relay, OUTBOX_STATE_FENCED);
 		return;
 	}
-	show_once(relay, error);
+	relay_chunk_show(relay, error);
 	relay_client_close(relay, false);
 	relay_back_off(relay);
 	relay_set_state(relay, error->failure == OUTBOX_CONFIG ?
@@ -116,8 +107,8 @@ relay_chunk_lost(Relay *relay, const OutboxError *error)
 }
 
 /* Take a step of the transaction; true when it is done. */
-static bool
-step(Relay *relay, OutboxTxnStep which, int timeout_ms)
+bool
+relay_chunk_step(Relay *relay, OutboxTxnStep which, int timeout_ms)
 {
 	OutboxChunk *chunk = &relay->chunk;
 	OutboxError error = {0};
@@ -129,6 +120,8 @@ step(Relay *relay, OutboxTxnStep which, int timeout_ms)
 		case OUTBOX_OK:
 			return true;
 		case OUTBOX_RETRY:
+			if (which == OUTBOX_TXN_INIT)
+				relay_takeover_pending(relay, &error);
 			return false;
 		case OUTBOX_ABORT:
 			chunk->state = OUTBOX_CHUNK_ABORT;
@@ -157,37 +150,53 @@ requeue_held(Relay *relay, OutboxWindow *window)
 	outbox_window_rewind(window, true);
 }
 
-static void
-start_over(OutboxChunk *chunk)
+void
+relay_chunk_start_over(OutboxChunk *chunk)
 {
 	chunk->state = OUTBOX_CHUNK_READY;
 	chunk->must_abort = false;
 	chunk->bytes = 0;
 }
 
-static void
-committed(Relay *relay)
+void
+relay_chunk_committed(Relay *relay)
 {
 	INSTR_TIME_SET_CURRENT(relay->chunk.committed_at);
 	OUTBOX_FAULT("chunk-committed");
 	for_all_windows(relay, relay_take_held);
 	relay->chunk.aborts = 0;
-	start_over(&relay->chunk);
+	relay->chunk.failing = false;
+	relay_chunk_start_over(&relay->chunk);
+}
+
+/*
+ * Tell why a transaction is aborted, unless that is being dealt with, as the cause
+ * of a first one is that nobody can do something about.
+ */
+static void
+show_cause(Relay *relay)
+{
+	OutboxChunk *chunk = &relay->chunk;
+
+	if (chunk->cause.text[0] == '\0' || relay->windows->suspects > 0 ||
+		(chunk->aborts == 0 && chunk->cause.hint[0] == '\0'))
+		return;
+	relay_chunk_show(relay, &chunk->cause);
+	chunk->failing = true;
 }
 
 /* Aborted: everything of it is sent again, after a while where that recurs. */
-static void
-aborted(Relay *relay)
+void
+relay_chunk_aborted(Relay *relay)
 {
 	OutboxChunk *chunk = &relay->chunk;
 
 	for_all_windows(relay, requeue_held);
-	if (chunk->cause.text[0] != '\0' && relay->windows->suspects == 0 && chunk->aborts > 0)
-		show_once(relay, &chunk->cause);
+	show_cause(relay);
 	memset(&chunk->cause, 0, sizeof(chunk->cause));
 	chunk->aborts++;
 	INSTR_TIME_SET_CURRENT(chunk->aborted_at);
-	start_over(chunk);
+	relay_chunk_start_over(chunk);
 }
 
 /*
@@ -217,7 +226,7 @@ relay_chunk_begin(Relay *relay)
 	pause = chunk->aborts < 2 ? 0 : Min(10L << Min(chunk->aborts, 10), MAX_ABORT_PAUSE_MS);
 	if (pause > 0 && relay_ms_since(chunk->aborted_at) < pause)
 		return false;
-	if (!step(relay, OUTBOX_TXN_BEGIN, STEP_MS))
+	if (!relay_chunk_step(relay, OUTBOX_TXN_BEGIN, STEP_MS))
 		return false;
 	chunk->state = OUTBOX_CHUNK_OPEN;
 	INSTR_TIME_SET_CURRENT(chunk->begun);
@@ -301,22 +310,38 @@ write_bookmark(Relay *relay)
 
 /*
  * The chunk can't be completed: some partition does not answer.  It is aborted,
- * and its topics that are silent wait until they can be looked up.
+ * and its topics that are silent wait until they can be looked up.  Where none
+ * has answered, that may be the brokers' doing: they have not ended the last
+ * transaction yet, because some partition of that lacks replicas.
  */
 static void
 give_up_silent(Relay *relay)
 {
+	OutboxChunk *chunk = &relay->chunk;
 	OutboxError error = {OUTBOX_TOPIC};
 	OutboxTopic *topic;
 	int			pos = 0;
 
+	chunk->state = OUTBOX_CHUNK_ABORT;
+	if (relay->windows->held == 0)
+	{
+		MemoryContext old = MemoryContextSwitchTo(relay->scratch);
+
+		strlcpy(chunk->cause.text, "no answer to any message of a transaction",
+				sizeof(chunk->cause.text));
+		snprintf(chunk->cause.hint, sizeof(chunk->cause.hint),
+				 "Check that the topics that are written, and \"%.120s\", have leaders and min.insync.replicas in sync.",
+				 relay_position_topic(relay->server));
+		MemoryContextSwitchTo(old);
+		MemoryContextReset(relay->scratch);
+		return;
+	}
 	strlcpy(error.name, "SILENT", sizeof(error.name));
 	strlcpy(error.text, "no answer from its brokers", sizeof(error.text));
 	while ((topic = topics_next(relay->windows->topics, &pos)) != NULL)
 		if (topic->in_flight > 0 && topic->state == OUTBOX_TOPIC_FINE &&
 			relay_ms_since(topic->moved) >= SILENT_MS)
 			relay_topic_trouble(relay, topic, OUTBOX_TOPIC_MISSING, &error);
-	relay->chunk.state = OUTBOX_CHUNK_ABORT;
 }
 
 /* Is it time to close the open chunk? */
@@ -327,121 +352,6 @@ is_complete(Relay *relay, bool more)
 		is_old(relay, 0);
 }
 
-/* Is anything in a window? */
-static bool
-holds_messages(Relay *relay)
-{
-	ListCell   *lc;
-
-	if (!outbox_window_is_empty(relay->main.window))
-		return true;
-	foreach(lc, relay->lagging)
-		if (!outbox_window_is_empty(((OutboxStream *) lfirst(lc))->window))
-			return true;
-	return false;
-}
-
-/* Take the bookmark's positions for those of the database, if they are newer. */
-static void
-choose_position(Relay *relay, const char *text)
-{
-	OutboxBookmark *bookmark = text ? outbox_bookmark_in(text) : NULL;
-	const char *problem = NULL;
-
-	if (text == NULL || !OUTBOX_RULE("position-at-broker"))
-		return;					/* there is none yet */
-	if (bookmark == NULL)
-		problem = "it can't be read";
-	else if (bookmark->n <= relay->position_n)
-		return;
-	else
-		problem = outbox_bookmark_problem(bookmark, relay->server->core.home,
-										  relay->serverid, relay->db,
-										  relay->position_epoch);
-	if (problem != NULL)
-	{
-		ereport(LOG,
-				(errmsg("pg_outbox server \"%s\" does not go on from its position at the broker: %s",
-						relay->server->name_local, problem),
-				 errdetail("It goes on from the position in the database.")));
-		return;
-	}
-	/* a server that was switched over may have read on by its own position */
-	if (holds_messages(relay))
-		ereport(FATAL,
-				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-				 errmsg("server \"%s\" starts again, from its position at the broker",
-						relay->server->name_local)));
-	relay->chunk.base_lsn = bookmark->lsn;
-	relay_positions_replace(relay, bookmark);
-}
-
-/* The bookmark is there: where do we stand? */
-static void
-take_bookmark(Relay *relay, const char *text)
-{
-	OutboxChunk *chunk = &relay->chunk;
-	MemoryContext old = MemoryContextSwitchTo(relay->scratch);
-
-	if (chunk->uncertain)
-	{
-		OutboxBookmark *bookmark = text ? outbox_bookmark_in(text) : NULL;
-
-		chunk->uncertain = false;
-		if (bookmark != NULL && bookmark->n == chunk->n && bookmark->epoch == chunk->announced &&
-			strcmp(bookmark->log_uuid, relay->server->core.home) == 0)
-			committed(relay);
-		else
-			aborted(relay);
-	}
-	else
-		choose_position(relay, text);
-	MemoryContextSwitchTo(old);
-	MemoryContextReset(relay->scratch);
-	chunk->loaded = true;
-	chunk->state = OUTBOX_CHUNK_CLAIM;
-}
-
-/* Announce the bookmarks to come; false while standbys lack what that takes. */
-static bool
-claim(Relay *relay)
-{
-	OutboxChunk *chunk = &relay->chunk;
-
-	if (chunk->announced != relay->db->epoch && OUTBOX_RULE("bookmark-announced"))
-	{
-		if (relay->position_epoch != relay->db->epoch && !relay_positions_store(relay, false))
-			return false;
-		chunk->base_lsn = Max(chunk->base_lsn, XactLastCommitEnd);
-		XLogFlush(chunk->base_lsn);
-		chunk->announced = relay->db->epoch;
-	}
-	start_over(chunk);
-	return true;
-}
-
-static void
-load_bookmark(Relay *relay)
-{
-	OutboxError error = {0};
-	const char *text;
-
-	switch (relay->transport->bookmark_read(relay->client, &text, &error))
-	{
-		case OUTBOX_OK:
-			take_bookmark(relay, text);
-			break;
-		case OUTBOX_RETRY:
-			break;
-		default:
-			show_once(relay, &error);
-			relay_set_state(relay, OUTBOX_STATE_ERROR);
-			relay->chunk.failing = true;
-			return;
-	}
-	relay->chunk.failing = false;
-}
-
 /* A new client: what it has to do first. */
 void
 relay_chunk_client_opened(Relay *relay)
@@ -449,6 +359,7 @@ relay_chunk_client_opened(Relay *relay)
 	OutboxChunk *chunk = &relay->chunk;
 
 	chunk->failing = false;
+	INSTR_TIME_SET_CURRENT(chunk->begun);
 	if (relay->server->core.exactly_once)
 		chunk->state = OUTBOX_CHUNK_INIT;
 	else
@@ -516,17 +427,9 @@ relay_chunk_turn(Relay *relay, bool more)
 		case OUTBOX_CHUNK_READY:
 			return more && chunk->aborts < 2;
 		case OUTBOX_CHUNK_INIT:
-			if (step(relay, OUTBOX_TXN_INIT, STEP_MS))
-			{
-				chunk->state = chunk->loaded && !chunk->uncertain ?
-					OUTBOX_CHUNK_CLAIM : OUTBOX_CHUNK_LOAD;
-			}
-			return relay->client != NULL && relay->connected;
 		case OUTBOX_CHUNK_LOAD:
-			load_bookmark(relay);
-			return chunk->state == OUTBOX_CHUNK_CLAIM;
 		case OUTBOX_CHUNK_CLAIM:
-			return claim(relay);
+			return relay_takeover_turn(relay);
 		case OUTBOX_CHUNK_OPEN:
 			if (chunk->must_abort || is_complete(relay, more))
 				chunk->state = OUTBOX_CHUNK_CLOSING;
@@ -544,16 +447,19 @@ relay_chunk_turn(Relay *relay, bool more)
 	}
 	if (chunk->state == OUTBOX_CHUNK_COMMIT)
 	{
-		if (step(relay, OUTBOX_TXN_COMMIT, 0))
-			committed(relay);
+		if (relay_chunk_step(relay, OUTBOX_TXN_COMMIT, 0))
+			relay_chunk_committed(relay);
 		else if (chunk->state == OUTBOX_CHUNK_COMMIT)
 			return more;		/* its outcome wakes us */
 	}
-	else if (chunk->state == OUTBOX_CHUNK_ABORT &&
-			 step(relay, OUTBOX_TXN_ABORT, more ? BUSY_STEP_MS : STEP_MS))
+	else if (chunk->state == OUTBOX_CHUNK_ABORT)
 	{
-		relay_collect(relay);
-		aborted(relay);
+		show_cause(relay);
+		if (relay_chunk_step(relay, OUTBOX_TXN_ABORT, more ? BUSY_STEP_MS : STEP_MS))
+		{
+			relay_collect(relay);
+			relay_chunk_aborted(relay);
+		}
 	}
 	return relay->client != NULL && chunk->state != OUTBOX_CHUNK_NONE;
 }

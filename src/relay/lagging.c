@@ -378,6 +378,8 @@ is_overtaken(const OutboxWindow *window)
  * While no broker answers anybody, only those leave that hold much; for some
  * seconds, as many may share the window, and behind them wait others whose broker
  * is fine.
+ *
+ * In transactions, what is sent is answered together or not at all: see chunk.c.
  */
 void
 lagging_find_stalled(Relay *relay)
@@ -389,6 +391,7 @@ lagging_find_stalled(Relay *relay)
 	int			pos = 0;
 
 	if (!relay->connected || relay->careful || outbox_window_is_empty(window) ||
+		relay->chunk.state != OUTBOX_CHUNK_NONE ||
 		relay_ms_since(relay->head_since) < STALLED_MS ||
 		outbox_window_entry(window, window->first)->state != OUTBOX_ENTRY_SENT)
 		return;

@@ -14,9 +14,10 @@
  * synchronous standbys, there: what the database could still forget must not
  * be known outside.
  *
- * Its parts: read.c reads the log, client.c sends and takes answers, refused.c
- * keeps dead letters, lagging.c delivers topics in trouble on their own,
- * stored.c keeps positions, figures.c shows all of it.
+ * Its parts: read.c reads the log, client.c sends and takes answers, chunk.c does
+ * so in transactions, which takeover.c prepares, refused.c keeps dead letters,
+ * lagging.c delivers topics in trouble on their own, stored.c keeps positions,
+ * figures.c shows all of it.
  *
  * Copyright (c) 2026, pg_outbox contributors
  *

@@ -39,8 +39,9 @@ typedef struct OutboxStream
 	bool		stored;			/* there is a row */
 	uint64		stored_cursor;
 	uint64		stored_low;
-	uint64		stored_xmax;
+	uint64		stored_xmax;	/* of S2 */
 	int			stored_nxip;
+	bool		stored_between; /* S1 is not S2: inside a batch */
 } OutboxStream;
 
 /* Ids that were acknowledged beyond the stored cursor, as ranges from .. to. */
@@ -72,10 +73,11 @@ typedef struct OutboxChunk
 	bool		loaded;			/* we know where to go on */
 	bool		uncertain;		/* whether the last one was committed */
 	bool		must_abort;
-	bool		failing;		/* the bookmark can't be read */
+	bool		failing;		/* an error is shown, until a step succeeds */
 	Size		bytes;			/* of its messages, without the library's */
 	int64		n;				/* number of its bookmark */
-	instr_time	begun;
+	instr_time	begun;			/* the transaction; before, the client's first
+								 * steps */
 	uint64		announced;		/* the epoch of its bookmarks */
 	XLogRecPtr	base_lsn;		/* WAL that positions as loaded, and the
 								 * announcement, rest on */
@@ -132,6 +134,7 @@ typedef struct Relay
 } Relay;
 
 /* client.c */
+extern char *relay_position_topic(const OutboxServer *server);
 extern bool relay_client_ensure(Relay *relay);
 extern void relay_client_close(Relay *relay, bool drain);
 extern bool relay_client_destroy(Relay *relay, int timeout_ms);
@@ -153,6 +156,15 @@ extern void relay_chunk_finish(Relay *relay, long timeout_ms);
 extern void relay_chunk_client_opened(Relay *relay);
 extern bool relay_chunk_client_closed(Relay *relay);
 extern void relay_chunk_lost(Relay *relay, const OutboxError *error);
+extern void relay_chunk_show(Relay *relay, const OutboxError *error);
+extern bool relay_chunk_step(Relay *relay, OutboxTxnStep which, int timeout_ms);
+extern void relay_chunk_committed(Relay *relay);
+extern void relay_chunk_aborted(Relay *relay);
+extern void relay_chunk_start_over(OutboxChunk *chunk);
+
+/* takeover.c */
+extern bool relay_takeover_turn(Relay *relay);
+extern void relay_takeover_pending(Relay *relay, const OutboxError *error);
 
 /* refused.c */
 extern void relay_refuse(Relay *relay, OutboxEntry *entry, const char *name,

@@ -79,6 +79,13 @@ take_acked(Relay *relay, const OutboxStoredPosition *position)
 		acked->left += acked->ranges[i * 2 + 1] - acked->ranges[i * 2] + 1;
 }
 
+/* Does it lie inside a batch?  Of two snapshots in a row the numbers tell. */
+static bool
+is_between(const OutboxPosition *pos)
+{
+	return pos->s1->xmax != pos->s2->xmax || pos->s1->nxip != pos->s2->nxip;
+}
+
 static void
 note_stored(OutboxStream *stream, const OutboxPosition *pos)
 {
@@ -87,6 +94,7 @@ note_stored(OutboxStream *stream, const OutboxPosition *pos)
 	stream->stored_low = pos->low;
 	stream->stored_xmax = pos->s2->xmax;
 	stream->stored_nxip = pos->s2->nxip;
+	stream->stored_between = is_between(pos);
 }
 
 /* Readers that go on from these positions; false when the main one is missing. */
@@ -312,7 +320,8 @@ add_moved(List **list, OutboxStream *stream, bool anyway)
 	stream_position(stream, false, pos);
 	if (stream->stored && !anyway && OUTBOX_RULE("position-when-moved") &&
 		pos->cursor == stream->stored_cursor && pos->low == stream->stored_low &&
-		pos->s2->xmax == stream->stored_xmax && pos->s2->nxip == stream->stored_nxip)
+		pos->s2->xmax == stream->stored_xmax && pos->s2->nxip == stream->stored_nxip &&
+		is_between(pos) == stream->stored_between)
 		return true;
 	if (!outbox_lsn_replicated(pos->lsn))
 		return false;

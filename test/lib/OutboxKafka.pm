@@ -14,6 +14,7 @@ use warnings;
 use Exporter 'import';
 use File::Basename qw(dirname);
 use File::Temp;
+use IO::Socket::INET;
 use IPC::Run ();
 use JSON::PP ();
 use PostgreSQL::Test::Utils ();
@@ -127,6 +128,33 @@ sub create_topic
 sub delete_topic { my ($self, @topics) = @_; return $self->admin('delete', @topics) }
 sub set_config { my ($self, $topic, @config) = @_; return $self->admin('config', $topic, @config) }
 sub topics { return map { (split /\t/)[0] } split /\n/, $_[0]->admin('list') }
+
+# Forbids a user something, and takes that back.  What: topic or id (a transactional one),
+# by name; operation: read, write, describe, create, all.
+sub deny { my ($self, @what) = @_; return $self->_access(30, @what) }
+sub undeny { my ($self, @what) = @_; return $self->_access(31, @what) }
+
+# CreateAcls and DeleteAcls by hand: librdkafka has no transactional ids among them.
+sub _access
+{
+	my ($self, $api, $user, $operation, $kind, $name) = @_;
+	my %kinds = (topic => 2, id => 5);
+	my %operations = (all => 2, read => 3, write => 4, create => 5, describe => 8);
+	my $text = sub { pack('n/a*', $_[0]) };
+	my $entry = pack('C', $kinds{$kind}) . $text->($name) . pack('C', 3) . $text->("User:$user") .
+	  $text->('*') . pack('CC', $operations{$operation}, 2);
+	my $request = pack('nnN', $api, 1, 1) . $text->('test') . pack('N', 1) . $entry;
+	my $socket = IO::Socket::INET->new(PeerAddr => $self->admin_bootstrap =~ s/,.*//r)
+	  or die "broker: $!\n";
+
+	print $socket pack('N/a*', $request);
+	read($socket, my $size, 4) == 4 or die "no answer\n";
+	read($socket, my $answer, unpack('N', $size));
+	# correlation id, throttle time, number of results, error of the first
+	my (undef, undef, $n, $error) = unpack('NNNn', $answer);
+	die "access list: error $error\n" unless $n == 1 && $error == 0;
+	return;
+}
 
 # Takes over a transactional id, as a second instance would.
 sub fence { my ($self, $id) = @_; return $self->admin('fence', $id) }

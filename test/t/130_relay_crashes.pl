@@ -90,5 +90,18 @@ my %verdict = $pg->judge_ok($kafka, [$crash], 'crashes: nothing lost, in order',
 diag("duplicates after four crashes: $verdict{duplicated} of $verdict{published}");
 $pg->judge_ok($kafka, [ $clean, $missing ], 'nothing more was sent twice', duplicates => 1);
 
+# The position lies before a message in flight; after a crash the message is all that is
+# left of its batch, and is answered: then the position lies behind it.
+my $inside = q{SELECT s1 <> s2 FROM outbox.position_log WHERE topic IS NULL ORDER BY n DESC LIMIT 1};
+$kafka->freeze;
+$pg->sql("SELECT judge.publish_in_order('$crash', 'k')");
+ok($pg->wait_for($inside), 'a position before a message in flight');
+$pid = $pg->relay_pid('events');
+$pg->kill_process($pid);
+$kafka->thaw;
+ok($pg->new_relay('events', $pid), 'the server restarted');
+ok($pg->flush, 'delivered');
+ok($pg->wait_for($inside, expect => 'f'), 'a position behind it');
+
 $pg->stop;
 done_testing();

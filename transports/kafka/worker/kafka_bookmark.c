@@ -69,6 +69,9 @@ kafka_bookmark_error(OutboxClient *client, OutboxError *error,
 			 err == RD_KAFKA_RESP_ERR_INVALID_REPLICATION_FACTOR)
 		snprintf(error->hint, sizeof(error->hint),
 				 "Start more brokers, or create topic \"%.150s\" with fewer replicas.", topic);
+	else if (err == RD_KAFKA_RESP_ERR__TIMED_OUT)
+		snprintf(error->hint, sizeof(error->hint),
+				 "Check that topic \"%.120s\" has a leader and min.insync.replicas in sync.", topic);
 }
 
 /* Note what the last try came to. */
@@ -375,8 +378,6 @@ kafka_bookmark_read(OutboxClient *client, const char **text, OutboxError *error)
 			failure = OUTBOX_CONFIG;
 		kafka_bookmark_error(client, error, failure, reader->err);
 	}
-	else
-		kafka_error_set(error, OUTBOX_RETRY, RD_KAFKA_RESP_ERR__IN_PROGRESS, NULL);
 	pthread_mutex_unlock(&reader->lock);
 	return failure;
 }

@@ -233,7 +233,14 @@ kafka_transaction(OutboxClient *client, OutboxTxnStep step, int timeout_ms,
 	failure = failure_of(client, cause);
 	if (failure == OUTBOX_RETRY && step == OUTBOX_TXN_COMMIT)
 		failure = OUTBOX_FATAL;
-	if (failure == OUTBOX_ABORT && client->bookmark_err != RD_KAFKA_RESP_ERR_NO_ERROR)
+	if (failure == OUTBOX_RETRY && step == OUTBOX_TXN_INIT)
+	{
+		kafka_error_set(error, failure, rd_kafka_error_code(cause),
+						"no coordinator of transactions has answered yet");
+		snprintf(error->hint, sizeof(error->hint),
+				 "Check that there are as many brokers as transaction.state.log.replication.factor says, and that topics written last have min.insync.replicas in sync.");
+	}
+	else if (failure == OUTBOX_ABORT && client->bookmark_err != RD_KAFKA_RESP_ERR_NO_ERROR)
 		kafka_bookmark_error(client, error, failure, client->bookmark_err);
 	else
 		set_error(client, error, failure, rd_kafka_error_code(cause),
