@@ -16,8 +16,6 @@
  *	watermarks TOPIC				one partition a line: partition, low, high
  *	brokers COUNT [SECONDS]			waits until so many brokers answer
  *	fence TRANSACTIONAL_ID			takes it over, as another instance would
- *	deny|allow USER OPERATION TOPIC		operation: read, write, describe, all
- *	undeny|unallow USER OPERATION TOPIC
  *
  * create and delete return when the brokers' metadata say so too.  The exit code
  * is 1 where the broker refused, with its error's name on stderr.
@@ -328,58 +326,6 @@ brokers(int argc, char **argv)
 	}
 }
 
-static rd_kafka_AclOperation_t
-operation_of(const char *name)
-{
-	if (strcmp(name, "read") == 0)
-		return RD_KAFKA_ACL_OPERATION_READ;
-	if (strcmp(name, "write") == 0)
-		return RD_KAFKA_ACL_OPERATION_WRITE;
-	if (strcmp(name, "describe") == 0)
-		return RD_KAFKA_ACL_OPERATION_DESCRIBE;
-	if (strcmp(name, "all") == 0)
-		return RD_KAFKA_ACL_OPERATION_ALL;
-	usage();
-	return RD_KAFKA_ACL_OPERATION_UNKNOWN;
-}
-
-static void
-access_list(bool add, rd_kafka_AclPermissionType_t type, int argc, char **argv)
-{
-	char		principal[256];
-	rd_kafka_AclBinding_t *acl;
-	rd_kafka_event_t *event;
-
-	if (argc != 3)
-		usage();
-	snprintf(principal, sizeof(principal), "User:%s", argv[0]);
-	if (add)
-	{
-		const rd_kafka_acl_result_t **results;
-		size_t		n;
-
-		acl = rd_kafka_AclBinding_new(RD_KAFKA_RESOURCE_TOPIC, argv[2],
-									  RD_KAFKA_RESOURCE_PATTERN_LITERAL, principal, "*",
-									  operation_of(argv[1]), type, errstr, sizeof(errstr));
-		if (!acl)
-			fail(argv[2], errstr);
-		rd_kafka_CreateAcls(rk, &acl, 1, admin_options(), queue);
-		event = wait_event("acl");
-		results = rd_kafka_CreateAcls_result_acls(rd_kafka_event_CreateAcls_result(event), &n);
-		for (size_t i = 0; i < n; i++)
-			if (rd_kafka_acl_result_error(results[i]))
-				fail(argv[2], rd_kafka_error_string(rd_kafka_acl_result_error(results[i])));
-		return;
-	}
-	acl = rd_kafka_AclBindingFilter_new(RD_KAFKA_RESOURCE_TOPIC, argv[2],
-										RD_KAFKA_RESOURCE_PATTERN_LITERAL, principal, "*",
-										operation_of(argv[1]), type, errstr, sizeof(errstr));
-	if (!acl)
-		fail(argv[2], errstr);
-	rd_kafka_DeleteAcls(rk, &acl, 1, admin_options(), queue);
-	wait_event("acl");
-}
-
 static void
 fence(const char *bootstrap, int argc, char **argv)
 {
@@ -422,14 +368,6 @@ run(const char *bootstrap, const char *command, int argc, char **argv)
 		brokers(argc, argv);
 	else if (strcmp(command, "fence") == 0)
 		fence(bootstrap, argc, argv);
-	else if (strcmp(command, "deny") == 0)
-		access_list(true, RD_KAFKA_ACL_PERMISSION_TYPE_DENY, argc, argv);
-	else if (strcmp(command, "allow") == 0)
-		access_list(true, RD_KAFKA_ACL_PERMISSION_TYPE_ALLOW, argc, argv);
-	else if (strcmp(command, "undeny") == 0)
-		access_list(false, RD_KAFKA_ACL_PERMISSION_TYPE_DENY, argc, argv);
-	else if (strcmp(command, "unallow") == 0)
-		access_list(false, RD_KAFKA_ACL_PERMISSION_TYPE_ALLOW, argc, argv);
 	else
 		usage();
 }

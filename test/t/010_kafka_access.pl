@@ -97,8 +97,8 @@ $pg->judge_ok($kafka, [ $topic{tls} ], 'delivered by TLS');
 # --- topics that are forbidden or missing ------------------------------------------
 
 sasl_server('events', 'app-secret', join(', ', @topic{qw(open hidden readonly missing late)}));
-$kafka->admin('deny', 'app', 'all', $topic{hidden});
-$kafka->admin('deny', 'app', 'write', $topic{readonly});
+$kafka->deny('app', 'all', topic => $topic{hidden});
+$kafka->deny('app', 'write', topic => $topic{readonly});
 for (1 .. 5)
 {
 	publish($_, 10) for qw(hidden open missing readonly);
@@ -112,8 +112,8 @@ $pg->wait_ok(qq{SELECT last_error LIKE '%$topic{$_}%' OR last_error LIKE '%topic
 $pg->judge_ok($kafka, [ $topic{open} ], 'the others: once and in order');
 
 $kafka->create_topic($topic{missing}, 2);
-$kafka->admin('undeny', 'app', 'all', $topic{hidden});
-$kafka->admin('undeny', 'app', 'write', $topic{readonly});
+$kafka->undeny('app', 'all', topic => $topic{hidden});
+$kafka->undeny('app', 'write', topic => $topic{readonly});
 publish($_, 10) for qw(hidden open missing readonly);
 ok($pg->flush, 'all heal without a hand on the server');
 $pg->judge_ok($kafka, [ @topic{qw(open hidden missing)} ], 'once and in order');

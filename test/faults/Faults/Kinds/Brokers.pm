@@ -88,9 +88,9 @@ for my $right (qw(write all))
 		return if $kafka->{away} || $scenario->{denied}{$topic}++;
 		my $seconds = 0.3 + rand 3;
 
-		$kafka->admin('deny', 'app', $right, $topic);
+		$kafka->deny('app', $right, topic => $topic);
 		$scenario->later($seconds, sub {
-			$kafka->admin('undeny', 'app', $right, $topic);
+			$kafka->undeny('app', $right, topic => $topic);
 			$scenario->{denied}{$topic} = 0;
 		}, 'topic');
 		return sprintf 'for %.1f s', $seconds;
