@@ -409,7 +409,8 @@ note_all_stored(Relay *relay, List *positions)
  *
  * The main stream's row speaks for a topic that has no row of its own.  So
  * where a topic gets its first, or loses its last, either all rows are written
- * or none.
+ * or none.  With exactly-once delivery always: a row alone would outrank the
+ * bookmark, and with it rows of other streams that are older than that.
  */
 bool
 relay_positions_store(Relay *relay, bool last)
@@ -418,6 +419,7 @@ relay_positions_store(Relay *relay, bool last)
 	List	   *positions = NIL;
 	bool		together = last || relay->rejoined != NIL ||
 		relay->chunk.state == OUTBOX_CHUNK_CLAIM;
+	bool		all_or_none;
 	bool		safe;
 	ListCell   *lc;
 
@@ -429,12 +431,13 @@ relay_positions_store(Relay *relay, bool last)
 	}
 	foreach(lc, relay->lagging)
 		together = together || !((OutboxStream *) lfirst(lc))->stored;
+	all_or_none = together || relay->server->core.exactly_once;
 	safe = add_moved(&positions, &relay->main, together);
 	if (positions != NIL && last && OUTBOX_RULE("position-with-acked"))
 		fill_acked(relay, linitial(positions));
 	foreach(lc, relay->lagging)
 		safe = add_moved(&positions, lfirst(lc), false) && safe;
-	if (positions != NIL && (safe || !together))
+	if (positions != NIL && (safe || !all_or_none))
 	{
 		write_positions(relay, positions);
 		note_all_stored(relay, positions);
