@@ -350,7 +350,7 @@ outbox_bookmark_problem(const OutboxBookmark *bookmark, const char *log_uuid,
 	}
 	if (OUTBOX_RULE("bookmark-epoch") && bookmark->epoch != position_epoch)
 		return "it was written by a copy of this database, or before it was set back";
-	if (OUTBOX_RULE("bookmark-fork") && bookmark->epoch != db->epoch &&
+	if (bookmark->epoch != db->epoch &&
 		(bookmark->lsn > db->begun_lsn || end_of_xids(bookmark) > db->begun_xid))
 		return "it was written by the original of this copy of a database";
 	return NULL;

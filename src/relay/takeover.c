@@ -127,7 +127,7 @@ claim(Relay *relay)
 {
 	OutboxChunk *chunk = &relay->chunk;
 
-	if (chunk->announced != relay->db->epoch && OUTBOX_RULE("bookmark-announced"))
+	if (chunk->announced != relay->db->epoch)
 	{
 		if (relay->position_epoch != relay->db->epoch && !relay_positions_store(relay, false))
 			return false;
