@@ -156,6 +156,21 @@ sub _access
 	return;
 }
 
+# The broker that leads a topic's first partition; a new topic is not known everywhere at once.
+sub leader
+{
+	my ($self, $topic) = @_;
+	my $until = time + 60;
+	my $leader;
+
+	until (($leader) = (eval { $self->admin('leaders', $topic) } // '') =~ /^0\t(\d+)/m)
+	{
+		die "topic $topic has no leader\n" if time > $until;
+		select undef, undef, undef, 0.05;
+	}
+	return $leader;
+}
+
 # Takes over a transactional id, as a second instance would.
 sub fence { my ($self, $id) = @_; return $self->admin('fence', $id) }
 

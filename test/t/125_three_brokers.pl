@@ -34,8 +34,7 @@ while (@single < 40 && (@stalled < 2 || !@others))
 	my $single = "$run.single" . @single;
 	push @single, $single;
 	$kafka->create_topic($single, 1, 1);
-	my (undef, $leader) = split /\t/, (split /\n/, $kafka->admin('leaders', $single))[0];
-	push @{ $leader == 3 ? \@stalled : \@others }, $single;
+	push @{ $kafka->leader($single) == 3 ? \@stalled : \@others }, $single;
 }
 is(scalar @stalled, 2, 'two topics are on broker 3 only');
 $pg->sql("SELECT judge.publish_many('$_', 10)") for @single;

@@ -15,7 +15,6 @@ $kafka->create_topic($topic, 6, 3);
 $pg->judge_setup;
 $pg->create_server('events', $kafka, topics => "$topic*", exactly_once => 'true');
 ok($pg->flush, 'it runs');
-like($kafka->admin('leaders', 'pg_outbox.position.events'), qr/^0\t[123]$/m, 'the position has a topic');
 
 sub delivered { return $pg->sql('SELECT delivered FROM outbox.relay_status') }
 
@@ -47,10 +46,12 @@ goes_on('with all replicas again');
 $kafka->set_config($position, 'min.insync.replicas=1');
 
 # a topic whose only broker is dead waits, the others flow
-my ($stalled) = grep {
-	$kafka->create_topic($_, 1, 1);
-	$kafka->admin('leaders', $_) =~ /\t3$/m;
-} map { "$topic.$_" } 1 .. 40;
+my ($n, $stalled) = (0);
+do
+{
+	$stalled = "$topic." . ++$n;
+	$kafka->create_topic($stalled, 1, 1);
+} until $kafka->leader($stalled) == 3;
 $kafka->kill_broker(3);
 $pg->sql("SELECT judge.publish_many('$stalled', 100)");
 $pg->wait_ok('SELECT lagging_topics = 1 FROM outbox.relay_status', 'a topic lags');
