@@ -193,8 +193,8 @@ END
 		my ($topics) = @_;
 		return "BEGIN;\nSELECT judge.publish_many('" . pick(@{ $topics->{plain} }) . "', 300, 25, 50);\nROLLBACK;\n";
 	});
-my @often = (('single') x 30, ('tables') x 12, ('prepared') x 5, ('large') x 4, ('exception') x 4, ('many') x 3,
-	('batch') x 2, 'long', 'back_out');
+my @often = (('single') x 30, ('tables') x 12, ('prepared') x 5, ('large') x 4, ('exception') x 4, 'many', 'batch', 'long',
+	'back_out');
 
 sub write_script
 {
@@ -207,7 +207,7 @@ sub write_script
 		# nobody was told that it is safe
 		$sql =~ s/'told '/'done '/ if $commit eq 'off' || $commit eq 'local';
 		print $f $sql;
-		print $f nap(40);
+		print $f nap(60);
 	}
 	close $f;
 	return;

@@ -305,7 +305,7 @@ sub set_up
 	srand $self->{after_plan};
 	$self->{publishers} = Faults::Publishers->start(
 		dir => PostgreSQL::Test::Utils::tempdir() . "/$self->{tag}",
-		pg => $pg, databases => $self->{databases}, clients => 5);
+		pg => $pg, databases => $self->{databases}, clients => 4);
 	for my $database (@{ $self->{databases} })
 	{
 		$pg->wait_for('SELECT min(delivered) > 20 FROM outbox.relay_status', dbname => $database->{name}, timeout => 120)
@@ -400,16 +400,28 @@ sub run
 	my $done = eval
 	{
 		$self->set_up;
+		$self->took('set up', $began);
 		$self->run_schedule;
+		$self->took('schedule', $self->{started});
+		my $healing = time;
 		$self->heal;
+		$self->took('healed', $healing);
+		my $judging = time;
 		$self->{verdict} = Faults::Verdict->new($self);
 		$self->{verdict}->give($heal_timeout);
+		$self->took('judged', $judging);
 		1;
 	};
 	die $@ if $@ =~ /^death by signal/;
 	push @{ $self->{failures} }, "broke off: $@" unless $done;
 	$self->{seconds} = time - $began;
 	return !@{ $self->{failures} };
+}
+
+sub took
+{
+	my ($self, $what, $from) = @_;
+	return $self->remark(sprintf '%s in %.0f s', $what, time - $from);
 }
 
 # What failed; the scenario goes on, to see what else does.
