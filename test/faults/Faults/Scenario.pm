@@ -427,11 +427,13 @@ sub took
 # What failed; the scenario goes on, to see what else does.
 sub found { my ($self, $text) = @_; push @{ $self->{failures} }, $text; return }
 
-# Takes its things away; a server that can't be trusted any more too.
+# Takes its things away; a server that can't be trusted any more is stopped and left
+# for whoever looks into it.
 sub clean_up
 {
 	my ($self) = @_;
 	my $world = $self->{world};
+	my @databases = @{ $self->{failures} } ? () : @{ $self->{databases} || [] };
 
 	eval { $self->{publishers}->end } if $self->{publishers};
 	my $clean = eval
@@ -445,7 +447,7 @@ sub clean_up
 		if (my $old = $self->{old_pg}) { $old->clean_node }
 		my $pg = $world->pg;
 		Faults::World->reset_settings($pg);
-		for my $database (@{ $self->{databases} || [] })
+		for my $database (@databases)
 		{
 			$pg->sql("DROP DATABASE $database->{name} WITH (FORCE)");
 			my $topics = $database->{topics};
@@ -453,7 +455,7 @@ sub clean_up
 			my @drop = grep { $there{$_} } @{ $topics->{plain} }, @$topics{qw(big batch aside gone late)};
 			$self->{kafka}->delete_topic(@drop) if @drop;
 		}
-		$pg->sql('DROP TABLESPACE small') if $self->{place};
+		$pg->sql('DROP TABLESPACE small') if $self->{place} && @databases;
 		1;
 	};
 	system('rm', '-rf', $self->{place}) if $self->{place};
