@@ -163,8 +163,9 @@ sub pid_of
 # Heals something after so many seconds; or at the end, if that comes first.
 sub later
 {
-	my ($self, $seconds, $code, $tag) = @_;
-	push @{ $self->{healers} }, { at => time + $seconds, code => $code, tag => $tag || '' };
+	my ($self, $seconds, $code, $tag, $failures) = @_;
+	push @{ $self->{healers} },
+	  { at => time + $seconds, code => $code, tag => $tag || '', failures => $failures || 0 };
 	return;
 }
 
@@ -185,17 +186,27 @@ sub run_healers
 	my @due = sort { $a->{at} <=> $b->{at} } grep { $_->{at} <= $now } @{ $self->{healers} };
 	$self->{healers} = [ grep { $_->{at} > $now } @{ $self->{healers} } ];
 	local $self->{healing} = 1;
-	for (@due)
+	for my $healer (@due)
 	{
-		# who administrates topics needs all brokers
-		if ($_->{tag} eq 'topic' && $self->{kafka}{away})
-		{
-			$self->heal_now('broker');
-			$self->{kafka}->admin('brokers', $self->{kafka}{brokers}, 60);
-		}
-		$_->{code}->();
+		next if eval { $self->run_healer($healer); 1 };
+		die $@ if $@ =~ /death by signal/ || ++$healer->{failures} > 10;
+		# brokers that are not ready for it: later
+		$self->later(1, @$healer{qw(code tag failures)});
 	}
 	return;
+}
+
+sub run_healer
+{
+	my ($self, $healer) = @_;
+
+	# who administrates topics needs all brokers
+	if ($healer->{tag} eq 'topic' && $self->{kafka}{away})
+	{
+		$self->heal_now('broker');
+		$self->{kafka}->admin('brokers', $self->{kafka}{brokers}, 60);
+	}
+	return $healer->{code}->();
 }
 
 # May something come twice?  After a crash; after a clean stop that was not answered in
@@ -364,6 +375,7 @@ sub heal
 
 	$self->run_healers(9e18);
 	Faults::World->heal_kafka($self->{kafka});
+	$self->run_healers(9e18) while @{ $self->{healers} };
 	my $pg = $self->pg;
 	Faults::World->start_pg($pg) unless Faults::World::postmaster($pg);
 	Faults::World->reset_settings($pg, $self->settings);

@@ -24,6 +24,8 @@ my @always = (
 	qr/there is (no|already a) transaction in progress/,
 	qr/prepared transaction with identifier "outbox-[^"]*" does not exist/,
 	qr/maximum number of prepared transactions reached/,
+	qr/terminating autovacuum process due to administrator command/,
+	qr/canceling (the )?wait for synchronous replication/,
 	# nothing of a scenario's own waits for ever: locks are held by what a crash has
 	# left prepared, too
 	qr/canceling statement due to (lock|statement) timeout/,
@@ -78,7 +80,7 @@ sub told
 	my ($self) = @_;
 	my $scenario = $self->{scenario};
 	# somebody who is cancelled while he waits for the standby is told so in a warning
-	return if $scenario->{transactions_lost} || $scenario->has(qr/^(cancel|terminate|publisher)/);
+	return if $scenario->{transactions_lost} || $scenario->has(qr/^(cancel|terminate|publisher|statement)/);
 	my $told = $scenario->{publishers}->told;
 	for my $database (@{ $scenario->{databases} })
 	{
@@ -272,6 +274,8 @@ sub log
 	{
 		for (split /\n/, $text)
 		{
+			# somebody looks at the server: no session of ours has that name
+			next if /client backend psql /;
 			if (/was terminated by signal (\d+)/)
 			{
 				next if $1 == 9 && $scenario->{crash};
