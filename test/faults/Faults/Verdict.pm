@@ -30,7 +30,7 @@ my @always = (
 	# left prepared, too
 	qr/canceling statement due to (lock|statement) timeout/,
 	# recovery comes to a database that was dropped since
-	qr/could not open directory "base\/\d+"/,
+	qr/could not open directory "(base|pg_tblspc)\/[^"]*"/,
 	qr/some useless files may be left behind in old database directory/,
 	# how a relay takes up the position that the broker has
 	qr/server "\w+" starts again, from its position at the broker/);
