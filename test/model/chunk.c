@@ -96,14 +96,27 @@ commit(State *st, int s)
 	st->relay[s].decided = 1;
 }
 
+/* Does our history hold that WAL? */
+static bool
+in_our_history(const State *st, const Bookmark *bookmark)
+{
+	if (bookmark->timeline == st->shared.timeline)
+		return bookmark->lsn <= st->disk.lsn;
+	return bookmark->lsn <= st->shared.fork[bookmark->timeline];
+}
+
 /* Can this database have written it? */
 static bool
 is_ours(const State *st, const Relay *r, const Bookmark *bookmark)
 {
+	if (!ON(BOOKMARK_HISTORY))
+		return true;
+	if (!in_our_history(st, bookmark))
+		return false;
 	for (int stream = 0; stream < 2; stream++)
 		if (bookmark->pos[stream].s2 & ~((unsigned) BIT(st->shared.next_xid) - 1))
 			return false;
-	return bookmark->epoch == r->position_epoch;
+	return bookmark->epoch == r->position_epoch || !ON(BOOKMARK_EPOCH);
 }
 
 static void
@@ -124,6 +137,7 @@ choose_position(State *st, int s)
 	r->acked = bookmark->pos[0].acked;
 	r->main_stored = r->lag_stored = 0;
 	r->position_n = bookmark->n;
+	r->base_lsn = bookmark->lsn;
 }
 
 /* The bookmark is there. */
@@ -152,9 +166,10 @@ claim(State *st, int s)
 
 	if (r->announced != st->shared.epoch && ON(BOOKMARK_ANNOUNCED))
 	{
-		if (r->position_epoch != st->shared.epoch)
-			positions_store(st, s, false);
+		if (r->position_epoch != st->shared.epoch && !positions_store(st, s, false))
+			return;
 		database_flush(st);
+		r->base_lsn = st->disk.lsn;
 	}
 	r->announced = st->shared.epoch;
 	r->chunk = CHUNK_READY;
@@ -167,10 +182,33 @@ mark(State *st, int s)
 	Relay	   *r = &st->relay[s];
 	Bookmark   *bookmark = &st->broker[s].marked;
 
-	positions_behind_chunk(st, s, bookmark->pos);
+	(void) positions_behind_chunk(st, s, bookmark->pos, &bookmark->lsn);
+	bookmark->timeline = st->shared.timeline;
 	bookmark->n = r->chunk_n = ++r->position_n;
 	bookmark->epoch = r->announced;
 	r->chunk = CHUNK_MARKED;
+}
+
+/* Has the standby what a bookmark would rest on? */
+static bool
+may_mark(const State *st, int s)
+{
+	Position	pos[2];
+	uint16_t	lsn;
+
+	return positions_behind_chunk((State *) st, s, pos, &lsn);
+}
+
+/* Would the announcement be stored? */
+static bool
+may_claim(const State *st, int s)
+{
+	State		copy;
+
+	if (!scope.synchronous)
+		return true;
+	copy = *st;
+	return positions_store(&copy, s, false);
 }
 
 void
@@ -187,10 +225,11 @@ chunk_actions(const State *st, int s, bool in_flight, Actions *out)
 			add_action(out, A_TXN_LOAD, s, 0, 0);
 			break;
 		case CHUNK_CLAIM:
-			add_action(out, A_CLAIM, s, 0, 0);
+			if (may_claim(st, s))
+				add_action(out, A_CLAIM, s, 0, 0);
 			break;
 		case CHUNK_OPEN:
-			if (!r->must_abort)
+			if (!r->must_abort && may_mark(st, s))
 				add_action(out, A_MARK, s, 0, 0);
 			/* FALLTHROUGH */
 		case CHUNK_MARKED:

@@ -61,6 +61,24 @@ database_flush(State *st)
 	st->spec.safe = (Set) (BIT(st->spec.nmsgs) - 1) & ~st->spec.lost;
 }
 
+/* Has the synchronous standby, if there is one, flushed up to here? */
+bool
+is_replicated(const State *st, uint16_t lsn)
+{
+	return !scope.synchronous || st->standby.lsn >= lsn;
+}
+
+/* May a step write WAL? */
+bool
+writes_wal(Kind kind)
+{
+	return kind == A_INSERT || kind == A_REFILL || kind == A_ROLLBACK_TO || kind == A_COMMIT ||
+		kind == A_ABORT || kind == A_PREPARE || kind == A_COMMIT_PREPARED ||
+		kind == A_ABORT_PREPARED || kind == A_STORE || kind == A_STOP || kind == A_CLAIM ||
+		kind == A_LIST_SEGMENT || kind == A_FREE || kind == A_CREATE || kind == A_VACUUM ||
+		kind == A_SET_BACK;
+}
+
 /* The segment of a lane that takes appends: see lane.c, choose_current(). */
 static int
 choose_current(const State *st, int lane, uint8_t *highest)
@@ -133,9 +151,29 @@ forget_lost(State *st)
 		spec->may_repeat[s] &= (Set) ~spec->lost;
 }
 
+/* Delivered, and not there any more: only a standby that lags may do that. */
+static void
+forget_delivered(State *st, int s, bool promoted)
+{
+	Spec	   *spec = &st->spec;
+
+	for (int i = 0; i < spec->nmsgs; i++)
+	{
+		uint8_t    *last = &spec->last[s][spec->msg[i].topic];
+
+		if (!HAS(spec->delivered[s], i) || is_message(st, i))
+			continue;
+		if (!promoted || scope.synchronous)
+			violate(P_PHANTOM, "message %d was delivered, and is gone", i);
+		spec->delivered[s] &= (Set) ~BIT(i);
+		if (*last == i + 1)
+			*last = 0;
+	}
+}
+
 /* The server crashes, and starts again. */
 void
-database_crash(State *st)
+database_crash(State *st, bool promoted)
 {
 	Set			open = 0;
 
@@ -154,6 +192,8 @@ database_crash(State *st)
 	memcpy(&st->flushed, &st->disk, sizeof(Disk));
 	st->shared.running = open;
 	st->shared.next_xid = st->disk.next_xid;
+	for (int s = 0; s < scope.srvs; s++)
+		forget_delivered(st, s, promoted);
 	forget_lost(st);
 	for (int i = 0; i < st->spec.nmsgs; i++)
 		if (st->disk.place[i] != NONE)
@@ -163,8 +203,19 @@ database_crash(State *st)
 		if (st->disk.place[i] != NONE && HAS(open, st->spec.msg[i].xid))
 			st->shared.locks[st->spec.msg[i].xid] |= (uint8_t) BIT(st->disk.place[i]);
 	for (int s = 0; s < scope.srvs; s++)
-		relay_went_down(st, s);
+		relay_went_down(st, s, promoted);
 	database_build(st);
+}
+
+/* The standby takes over.  What it does not have never was. */
+static void
+promote(State *st)
+{
+	st->shared.fork[st->shared.timeline++] = st->standby.lsn;
+	st->spec.safe &= st->spec.replicated;
+	memcpy(&st->flushed, &st->standby, sizeof(Disk));
+	database_crash(st, true);
+	memcpy(&st->standby, &st->flushed, sizeof(Disk));
 }
 
 int
@@ -215,6 +266,12 @@ database_actions(const State *st, Actions *out)
 		if (memcmp(&st->disk, &st->flushed, sizeof(Disk)) != 0)
 			add_action(out, A_FLUSH, 0, 0, 0);
 	}
+	if (scope.standby && st->standby.lsn != st->flushed.lsn)
+		add_action(out, A_REPLICATE, 0, 0, 0);
+	if (st->budget[PROMOTIONS] > 0)
+		add_action(out, A_PROMOTE, 0, 0, 0);
+	if (scope.standby && st->budget[CRASHES] == 0 && st->flushed.lsn != st->disk.lsn)
+		add_action(out, A_FLUSH, 0, 0, 0);
 	if (st->budget[SET_BACKS] > 0 && st->disk.sequence > 0)
 		add_action(out, A_SET_BACK, 0, 0, 0);
 	if (st->budget[VACUUMS] > 0)
@@ -244,10 +301,18 @@ database_step(State *st, const Action *action)
 	{
 		case A_CRASH:
 			st->budget[CRASHES]--;
-			database_crash(st);
+			database_crash(st, false);
 			break;
 		case A_FLUSH:
 			database_flush(st);
+			break;
+		case A_REPLICATE:
+			memcpy(&st->standby, &st->flushed, sizeof(Disk));
+			st->spec.replicated = st->spec.safe;
+			break;
+		case A_PROMOTE:
+			st->budget[PROMOTIONS]--;
+			promote(st);
 			break;
 		case A_SET_BACK:
 			st->budget[SET_BACKS]--;

@@ -80,6 +80,24 @@ static const Scope scopes[] = {
 		.split_open = true, .budget = {[CRASHES] = 4}
 	},
 	{
+		.name = "synchronous", .lanes = 2, .segs = 5, .pubs = 3, .srvs = 2, .msgs = 10, .xids = 12,
+		.xact_msgs = 2, .topics = 2, .piece = 2, .reserve = 3, .exactly_once = 1,
+		.standby = true, .synchronous = true, .frees = true, .ids_rounds = true, .split_open = true,
+		.budget = {
+			[CRASHES] = 2, [KILLS] = 1, [STOPS] = 1, [LOSSES] = 1, [TROUBLES] = 1, [STALLS] = 1,
+			[ROTATIONS] = OFTEN, [PREPARES] = 1, [ABORTS] = 2, [PROMOTIONS] = 2
+		}
+	},
+	{
+		.name = "asynchronous", .lanes = 2, .segs = 5, .pubs = 3, .srvs = 2, .msgs = 10, .xids = 12,
+		.xact_msgs = 2, .topics = 2, .piece = 2, .reserve = 3, .exactly_once = 1,
+		.standby = true, .frees = true, .ids_rounds = true, .split_open = true,
+		.budget = {
+			[CRASHES] = 2, [KILLS] = 1, [STOPS] = 1, [LOSSES] = 1, [TROUBLES] = 1, [STALLS] = 1,
+			[ROTATIONS] = OFTEN, [PREPARES] = 1, [ABORTS] = 2, [PROMOTIONS] = 2
+		}
+	},
+	{
 		.name = "set-back", .lanes = 2, .segs = 5, .pubs = 3, .srvs = 1, .msgs = 10, .xids = 10,
 		.xact_msgs = 2, .topics = 1, .piece = 2, .reserve = 3, .frees = true, .ids_rounds = true,
 		.split_open = true,

@@ -28,6 +28,7 @@
 #define MAX_MSGS	14
 #define MAX_XIDS	12
 #define MAX_BATCHES	14
+#define MAX_TIMELINES 4
 #define TOPICS		2
 #define LAGGER		1			/* the topic that may lag */
 #define NONE		0xff
@@ -67,6 +68,8 @@ typedef struct Position
 typedef struct Disk
 {
 	Position	pos[MAX_SRVS][2];	/* main stream, lagging topic */
+	uint16_t	lsn;			/* of the last record, where there is a standby */
+	uint16_t	unused2;
 	Set			rolled_back;	/* messages behind a savepoint */
 	uint8_t		xact[MAX_XIDS];
 	uint8_t		place[MAX_MSGS];	/* segment of a message's row, or NONE */
@@ -128,14 +131,21 @@ typedef struct Shared
 	uint8_t		current[MAX_LANES];
 	uint8_t		holder[MAX_LANES];	/* publisher + 1 */
 	uint8_t		locks[MAX_XIDS];	/* segments locked by transactions */
+	uint8_t		timeline;
+	uint8_t		unused;
+	uint16_t	fork[MAX_TIMELINES];	/* where each ended */
 } Shared;
 
 typedef struct Batch
 {
 	Set			s1;
 	Set			s2;
+	uint16_t	lsn;			/* what s2 sees ends there; 0: not known yet */
+	uint16_t	s1_lsn;
+	uint8_t		s1_low;			/* the position before the batch; 0: not known */
 	uint8_t		undecided;
 	uint8_t		used;
+	uint8_t		unused;
 } Batch;
 
 /* An entry of the open list, by transaction; lowest 0: none. */
@@ -150,6 +160,7 @@ typedef struct Open
 typedef struct Reader
 {
 	Set			last;
+	uint16_t	last_lsn;		/* of last; 0: safe */
 	uint8_t		from;			/* C */
 	uint8_t		end;			/* E, 0: unknown */
 	uint8_t		has_count;
@@ -199,6 +210,7 @@ typedef struct Relay
 	Batch		batch[MAX_BATCHES];
 	Stream		stream[2];		/* main, the lagging topic's */
 	Set			acked;			/* as listed at the last stop */
+	uint16_t	base_lsn;		/* WAL that bookmarks rest on in any case */
 	Segment		list[MAX_SEGS]; /* as read before they are opened */
 	uint8_t		up;
 	uint8_t		lagging;		/* stream[1] is there */
@@ -227,8 +239,11 @@ typedef struct Relay
 typedef struct Bookmark
 {
 	Position	pos[2];
+	uint16_t	lsn;
+	uint8_t		timeline;
 	uint8_t		n;				/* 0: there is none */
 	uint8_t		epoch;
+	uint8_t		unused;
 } Bookmark;
 
 typedef struct Broker
@@ -246,6 +261,7 @@ typedef struct Spec
 {
 	Message		msg[MAX_MSGS];
 	Set			safe;			/* their rows were flushed */
+	Set			replicated;		/* ... and are at the standby */
 	Set			lost;			/* never safe, and taken by a crash */
 	Set			emptied;		/* their rows were freed or vacuumed */
 	Set			skip[MAX_SRVS]; /* from before the server's time */
@@ -260,13 +276,14 @@ typedef struct Spec
 typedef enum Fault
 {
 	CRASHES, KILLS, STOPS, LOSSES, TROUBLES, STALLS, ROTATIONS, PREPARES, ABORTS,
-	SAVEPOINTS, CREATES, SET_BACKS, VACUUMS, NFAULTS
+	SAVEPOINTS, CREATES, SET_BACKS, VACUUMS, PROMOTIONS, NFAULTS
 } Fault;
 
 typedef struct State
 {
 	Disk		disk;
 	Disk		flushed;
+	Disk		standby;
 	Shared		shared;
 	Pub			pub[MAX_PUBS];
 	Spec		spec;
@@ -291,6 +308,8 @@ typedef struct Scope
 	uint8_t		piece;			/* messages fetched at once */
 	uint8_t		reserve;		/* ids reserved at once */
 	uint8_t		exactly_once;	/* servers that are, a bit each */
+	bool		standby;
+	bool		synchronous;	/* it is a synchronous one */
 	bool		frees;
 	bool		ids_rounds;		/* rounds that only look at ids */
 	bool		split_list;		/* segments are listed, then opened */
@@ -358,7 +377,12 @@ extern const char *const property_names[NPROPERTIES];
 	X(BOOKMARK_ANNOUNCED, "bookmark-announced", "exactly-once") \
 	X(COMMIT_ANSWERED, "commit-answered", "exactly-once") \
 	X(IDS_BELOW_LIMIT, "ids-below-limit", "ids") \
-	X(STORE_UNLESS_OPEN, "store-unless-open", "exactly-once")
+	X(STORE_UNLESS_OPEN, "store-unless-open", "exactly-once") \
+	X(ALL_ROWS, "all-rows", "synchronous") \
+	X(REPLICATED_BEFORE_SEND, "replicated-before-send", "synchronous") \
+	X(REPLICATED_BEFORE_BOOKMARK, "replicated-before-bookmark", "synchronous") \
+	X(BOOKMARK_HISTORY, "bookmark-history", "asynchronous") \
+	X(BOOKMARK_EPOCH, "bookmark-epoch", "asynchronous")
 
 typedef enum Rule
 {
@@ -385,7 +409,7 @@ extern int	rule_off;			/* a Rule, or -1 */
 	X(TXN_INIT, 3) X(TXN_LOAD, 3) X(CLAIM, 3) X(MARK, 2) X(ASK_COMMIT, 3) X(TXN_COMMIT, 3) \
 	X(COMMITTED, 3) X(TXN_ABORT, 3) \
 	X(LIST_SEGMENT, 2) X(SWITCH, 2) X(LOOK, 2) X(FREE, 3) X(CREATE, 1) \
-	X(FLUSH, 1) X(CRASH, 1) X(SET_BACK, 1) X(VACUUM, 1)
+	X(FLUSH, 1) X(CRASH, 1) X(SET_BACK, 1) X(VACUUM, 1) X(REPLICATE, 3) X(PROMOTE, 1)
 
 typedef enum Kind
 {
@@ -453,7 +477,9 @@ extern bool snapshot_before(Set a, Set b);
 extern void xact_record(State *st, int xid, XactState state);
 extern void xact_end(State *st, int xid);
 extern void database_flush(State *st);
-extern void database_crash(State *st);
+extern bool is_replicated(const State *st, uint16_t lsn);
+extern bool writes_wal(Kind kind);
+extern void database_crash(State *st, bool promoted);
 extern void database_build(State *st);
 extern int	find_prepared(const State *st, int from);
 extern void database_actions(const State *st, Actions *out);
@@ -471,8 +497,9 @@ extern uint8_t closed_segments(const State *st);
 /* reader.c: rounds and pieces */
 extern void reader_create(State *st, Relay *r, int stream, const Position *start);
 extern void reader_clone(Relay *r);
-extern void reader_position(const Relay *r, int stream, Position *pos);
-extern void position_before(const State *st, const Relay *r, const Entry *entry, Position *pos);
+extern uint16_t reader_position(const Relay *r, int stream, Position *pos);
+extern uint16_t position_before(const State *st, const Relay *r, const Entry *entry, Position *pos);
+extern bool position_before_batch(const Batch *batch, Position *pos);
 extern uint8_t end_of_ids(const State *st);
 extern bool nothing_new(const State *st, const Relay *r);
 extern void reader_snapshot(State *st, Relay *r);
@@ -488,9 +515,10 @@ extern void relay_step(State *st, const Action *action);
 extern void window_add(State *st, Relay *r, int stream, int msg, int batch);
 extern void windows_pop(Relay *r);
 extern bool relay_is_idle(const State *st, int s);
+extern bool positions_storable(const State *st, int s);
 extern bool positions_moved(const State *st, int s);
-extern void positions_behind_chunk(State *st, int s, Position *pos);
-extern void positions_store(State *st, int s, bool last);
+extern bool positions_behind_chunk(State *st, int s, Position *pos, uint16_t *lsn);
+extern bool positions_store(State *st, int s, bool last);
 extern void positions_store_rest(State *st, int s);
 extern void stored_start(State *st, int s);
 
@@ -517,7 +545,7 @@ extern void judge_store(const State *st, int s, const Disk *before);
 extern void judge_free(const State *st, int msg);
 extern void judge_state(const State *st);
 extern void judge_end(const State *st);
-extern void relay_went_down(State *st, int s);
+extern void relay_went_down(State *st, int s, bool promoted);
 
 /* explore.c */
 typedef struct Trace

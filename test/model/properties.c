@@ -143,6 +143,9 @@ judge_send(const State *st, int s, int i)
 		violate(P_PHANTOM, "message %d is sent, and not committed", i);
 	else if (st->flushed.xact[m->xid] != XACT_COMMITTED || HAS(st->flushed.rolled_back, i))
 		violate(P_PHANTOM, "message %d is sent, and a crash could still take it", i);
+	else if (scope.synchronous && (st->standby.xact[m->xid] != XACT_COMMITTED ||
+								   HAS(st->standby.rolled_back, i)))
+		violate(P_PHANTOM, "message %d is sent, and the standby does not have it", i);
 	else if (HAS(st->spec.skip[s], i))
 		violate(P_PHANTOM, "message %d is sent to server %d, which is younger", i, s);
 }
@@ -202,11 +205,12 @@ judge_free(const State *st, int i)
 
 /* Its memory is gone; what it did since its position may happen again. */
 void
-relay_went_down(State *st, int s)
+relay_went_down(State *st, int s, bool promoted)
 {
 	memset(&st->relay[s], 0, sizeof(Relay));
-	if (is_exactly_once(s))
-		return;					/* nothing ever may */
+	/* nothing ever may; but with what a standby lacked the bookmark goes, too */
+	if (is_exactly_once(s) && (!promoted || scope.synchronous))
+		return;
 	st->spec.may_repeat[s] |= st->spec.delivered[s] & (Set) ~all_done_by(st, &st->disk, s);
 }
 

@@ -50,7 +50,7 @@ new_batch(State *st, Relay *r, Set s1, Set s2, uint8_t undecided)
 		violate(P_NONE + NPROPERTIES - 1, "too few batches for this scope");
 		return 0;
 	}
-	r->batch[b] = (Batch) {s1, s2, undecided, 1};
+	r->batch[b] = (Batch) {.s1 = s1, .s2 = s2, .undecided = undecided, .used = 1};
 	return b;
 }
 
@@ -198,9 +198,11 @@ lowest_range(const Reader *reader, uint8_t none)
 }
 
 static void
-begin_batch(State *st, Relay *r, Reader *reader, Set s2, uint8_t c, uint8_t e)
+begin_batch(State *st, Relay *r, Reader *reader, Set s2, uint16_t lsn, uint8_t c, uint8_t e)
 {
+	uint8_t		s1_low = open_list_lowest(reader);
 	uint8_t		undecided;
+	Batch	   *batch;
 
 	for (int xid = 0; xid < MAX_XIDS; xid++)
 		if (reader->open[xid].lowest > 0)
@@ -209,6 +211,11 @@ begin_batch(State *st, Relay *r, Reader *reader, Set s2, uint8_t c, uint8_t e)
 	if (c < undecided)
 		undecided = c;
 	reader->batch = (uint8_t) (new_batch(st, r, reader->last, s2, undecided) + 1);
+	batch = &r->batch[reader->batch - 1];
+	batch->lsn = lsn;
+	batch->s1_lsn = reader->last_lsn;
+	if (scope.standby)
+		batch->s1_low = s1_low < reader->from ? s1_low : reader->from;
 	reader->track_from = reader->from;
 	reader->track_to = c;
 	reader->next_from = c;
@@ -248,7 +255,7 @@ reader_snapshot(State *st, Relay *r)
 		r->c = e = end_of_ids(st);
 	if (!ON(COUNT_BEFORE_SNAPSHOT))
 		r->count = st->shared.count;
-	begin_batch(st, r, reader, snapshot(st), r->c, e);
+	begin_batch(st, r, reader, snapshot(st), st->disk.lsn, r->c, e);
 	if (ON(FLUSH_BEFORE_SEND))
 		database_flush(st);
 	reader->has_count = 1;
@@ -265,7 +272,7 @@ reader_follow(State *st, Relay *r)
 
 	if (!snapshot_before(reader->last, leader->last))
 		return false;
-	begin_batch(st, r, reader, leader->last, leader->from,
+	begin_batch(st, r, reader, leader->last, leader->last_lsn, leader->from,
 				leader->end > 0 ? leader->end : end_of_ids(st));
 	return true;
 }
@@ -305,7 +312,7 @@ low_of(uint8_t undecided, uint8_t next)
 }
 
 /* With all that was fetched so far done. */
-void
+uint16_t
 reader_position(const Relay *r, int stream, Position *pos)
 {
 	const Reader *reader = &r->stream[stream].reader;
@@ -319,17 +326,19 @@ reader_position(const Relay *r, int stream, Position *pos)
 		pos->s2 = batch->s2;
 		pos->cursor = (uint8_t) (reader->next - 1);
 		pos->low = low_of(batch->undecided, reader->next);
+		return batch->lsn;
 	}
 	else
 	{
 		pos->s1 = pos->s2 = reader->last;
 		pos->cursor = (uint8_t) (reader->from - 1);
 		pos->low = low_of(open_list_lowest(reader), reader->from);
+		return reader->last_lsn;
 	}
 }
 
 /* With all before this entry done, it not. */
-void
+uint16_t
 position_before(const State *st, const Relay *r, const Entry *entry, Position *pos)
 {
 	const Batch *batch = &r->batch[entry->batch];
@@ -340,6 +349,20 @@ position_before(const State *st, const Relay *r, const Entry *entry, Position *p
 	pos->s2 = batch->s2;
 	pos->cursor = (uint8_t) (id - 1);
 	pos->low = low_of(batch->undecided, id);
+	return batch->lsn;
+}
+
+/* With nothing of a batch done. */
+bool
+position_before_batch(const Batch *batch, Position *pos)
+{
+	if (batch->s1_low == 0)
+		return false;
+	memset(pos, 0, sizeof(*pos));
+	pos->s1 = pos->s2 = batch->s1;
+	pos->cursor = (uint8_t) (batch->s1_low - 1);
+	pos->low = batch->s1_low;
+	return true;
 }
 
 /* --- a pass over the lanes ------------------------------------------------------------ */
@@ -526,6 +549,7 @@ finish_batch(Relay *r, Reader *reader)
 		if (reader->open[xid].ended)
 			reader->open[xid] = (Open) {0};
 	reader->last = r->batch[reader->batch - 1].s2;
+	reader->last_lsn = r->batch[reader->batch - 1].lsn;
 	reader->from = reader->next_from;
 	reader->end = reader->next_end;
 	reader->batch = reader->next = reader->next_from = reader->next_end = 0;
@@ -550,6 +574,11 @@ reader_fetch(State *st, Relay *r, int stream)
 	int			fetched = 0;
 	int			lane;
 
+	if (scope.standby && r->batch[reader->batch - 1].lsn == 0)
+	{
+		r->batch[reader->batch - 1].lsn = st->disk.lsn;
+		database_flush(st);
+	}
 	r->fetching = 0;
 	for (lane = 0; lane < scope.lanes; lane++)
 		if (!read_lane(st, reader, r->list, lane, &lanes[lane]))

@@ -86,7 +86,7 @@ none_in_flight(const State *st, const Relay *r, int topic)
 
 /* What a stream may send next; NULL: nothing. */
 static Entry *
-next_queued(Relay *r, int stream)
+next_queued(const State *st, Relay *r, int stream)
 {
 	Stream	   *w = &r->stream[stream];
 
@@ -94,7 +94,8 @@ next_queued(Relay *r, int stream)
 		return NULL;
 	for (int i = 0; i < w->n; i++)
 		if (w->entry[i].state == ENTRY_QUEUED)
-			return &w->entry[i];
+			return is_replicated(st, r->batch[w->entry[i].batch].lsn) ||
+				!ON(REPLICATED_BEFORE_SEND) ? &w->entry[i] : NULL;
 	return NULL;
 }
 
@@ -106,7 +107,7 @@ send_queued(State *st, int s, int stream)
 
 	if (r->chunk == CHUNK_READY)
 		r->chunk = CHUNK_OPEN;
-	while ((entry = next_queued(r, stream)) != NULL)
+	while ((entry = next_queued(st, r, stream)) != NULL)
 	{
 		judge_send(st, s, entry->msg);
 		entry->state = ENTRY_SENT;
@@ -257,7 +258,7 @@ fault_actions(const State *st, int s, Actions *out)
 
 	if (st->budget[LOSSES] > 0 && (in_flight(st, r) || r->chunk > CHUNK_READY))
 		add_action(out, A_LOSE_CLIENT, s, 0, 0);
-	if (st->budget[STOPS] > 0 && !in_flight(st, r) &&
+	if (st->budget[STOPS] > 0 && !in_flight(st, r) && positions_storable(st, s) &&
 		(r->chunk == CHUNK_NONE || r->chunk == CHUNK_READY))
 		add_action(out, A_STOP, s, 0, 0);
 	if (st->budget[STALLS] > 0 && !r->lagging && sent)
@@ -284,7 +285,7 @@ reading_actions(const State *st, int s, Actions *out)
 	{
 		if (may_fetch(r, stream))
 			add_action(out, scope.split_list ? A_LIST : A_FETCH, s, stream, 0);
-		if (next_queued((Relay *) r, stream) != NULL && chunk_may_send(r, s))
+		if (next_queued(st, (Relay *) r, stream) != NULL && chunk_may_send(r, s))
 			add_action(out, A_SEND, s, stream, 0);
 	}
 	if (r->lagging && !r->trouble && r->stream[1].reader.batch == 0 &&
@@ -471,11 +472,11 @@ relay_step(State *st, const Action *action)
 			break;
 		case A_KILL:
 			st->budget[KILLS]--;
-			relay_went_down(st, s);
+			relay_went_down(st, s, false);
 			break;
 		case A_STOP:
 			st->budget[STOPS]--;
-			positions_store(st, s, true);
+			(void) positions_store(st, s, true);
 			memset(r, 0, sizeof(*r));
 			break;
 		case A_ROUND:
@@ -502,7 +503,7 @@ relay_step(State *st, const Action *action)
 			(void) reader_follow(st, r);
 			break;
 		case A_STORE:
-			positions_store(st, s, false);
+			(void) positions_store(st, s, false);
 			break;
 		case A_STORE_REST:
 			positions_store_rest(st, s);

@@ -54,6 +54,7 @@ model_init(State *st)
 			st->disk.pos[s][0].low = 1;
 		}
 	database_flush(st);
+	memcpy(&st->standby, &st->flushed, sizeof(Disk));
 	database_build(st);
 }
 
@@ -87,6 +88,8 @@ base_step(State *st, const Action *action)
 {
 	Kind		kind = (Kind) action->kind;
 
+	if (scope.standby && writes_wal(kind))
+		st->disk.lsn++;
 	if (kind <= A_PREPARE)
 		publisher_step(st, action);
 	else if (kind >= A_START && kind <= A_TXN_ABORT)
@@ -117,14 +120,14 @@ then_step(State *st, const Action *action, const State *before)
 		if (!delivered && action->kind != A_STORE)
 			return false;
 		st->budget[KILLS]--;
-		relay_went_down(st, action->a);
+		relay_went_down(st, action->a, false);
 	}
 	if (action->then & THEN_CRASH)
 	{
 		if (!(action->then & THEN_FLUSH) && !delivered && !safe && action->kind != A_INSERT)
 			return false;
 		st->budget[CRASHES]--;
-		database_crash(st);
+		database_crash(st, false);
 	}
 	return true;
 }
@@ -169,6 +172,7 @@ is_normal(const Action *action)
 		case A_CRASH:
 		case A_SET_BACK:
 		case A_VACUUM:
+		case A_PROMOTE:
 			return false;
 		default:
 			return true;
@@ -396,14 +400,14 @@ model_describe(const State *before, const Action *a, const State *after, FILE *o
 		fprintf(out, " lane %d to segment %d", a->a, a->b);
 	else if (a->kind == A_LOOK || a->kind == A_FREE)
 		print_set(out, "segments", after->shared.to_free | before->shared.to_free);
-	else if (a->kind == A_CRASH)
+	else if (a->kind == A_CRASH || a->kind == A_PROMOTE)
 	{
 		print_set(out, "lost messages", after->spec.lost);
 		fprintf(out, " next xid %d, next id %d", after->shared.next_xid, after->shared.next_id);
 	}
 	else if (a->kind == A_CREATE)
 		fprintf(out, " server %d, start %s", a->a, a->b ? "earliest" : "now");
-	else if (a->kind != A_FLUSH && a->kind != A_SET_BACK)
+	else if (a->kind != A_FLUSH && a->kind != A_REPLICATE && a->kind != A_SET_BACK)
 		fprintf(out, " %s %d", a->kind == A_VACUUM ? "segment" : "transaction", a->a);
 	fprintf(out, "%s%s%s\n", a->then & THEN_FLUSH ? "  then FLUSH" : "",
 			a->then & THEN_KILL ? "  then KILL" : "", a->then & THEN_CRASH ? "  then CRASH" : "");

@@ -11,42 +11,86 @@
 
 #include "model.h"
 
-/* Where a stream stands: before its oldest message without an answer. */
-static void
-stream_position(const State *st, const Relay *r, int stream, Position *pos)
+/* Is it done once the transaction under way is committed? */
+static bool
+is_settled(const Entry *entry)
 {
-	const Stream *w = &r->stream[stream];
-
-	if (w->n == 0 || !ON(POSITION_BEHIND_ACK))
-		reader_position(r, stream, pos);
-	else
-		position_before(st, r, &w->entry[0], pos);
+	return entry->state == ENTRY_SENT || entry->state == ENTRY_APPENDED ||
+		entry->state == ENTRY_HELD || entry->state == ENTRY_DONE;
 }
 
-/* Where all stand once the transaction under way is committed. */
-void
-positions_behind_chunk(State *st, int s, Position *pos)
+static int
+first_unsettled(const Stream *w)
+{
+	int			first = 0;
+
+	while (first < w->n && is_settled(&w->entry[first]))
+		first++;
+	return first;
+}
+
+/* Does this stream have a row that counts? */
+static bool
+has_row(const Relay *r, int stream)
+{
+	return stream == 0 ? r->main_stored : r->lag_stored && !r->rejoined;
+}
+
+/*
+ * Where a stream stands: before its oldest message without an answer, or, behind what
+ * is held, before its oldest that is not in the transaction.  Of a batch that the
+ * standby does not have nothing is sent; then it is the position before the batch.
+ */
+static uint16_t
+stream_position(const State *st, int s, int stream, bool behind_held, Position *pos)
+{
+	const Relay *r = &st->relay[s];
+	const Stream *w = &r->stream[stream];
+	int			first = behind_held ? first_unsettled(w) : 0;
+	const Batch *batch;
+	uint16_t	lsn;
+	Set			stored = has_row(r, stream) ? st->disk.pos[s][stream].s2 : 0;
+
+	if (first == w->n || !ON(POSITION_BEHIND_ACK))
+	{
+		batch = w->reader.batch > 0 ? &r->batch[w->reader.batch - 1] : NULL;
+		lsn = reader_position(r, stream, pos);
+	}
+	else
+	{
+		batch = &r->batch[w->entry[first].batch];
+		lsn = position_before(st, r, &w->entry[first], pos);
+	}
+	if (batch != NULL && !is_replicated(st, lsn) && !snapshot_before(batch->s1, stored) &&
+		position_before_batch(batch, pos))
+		lsn = batch->s1_lsn;
+	return lsn;
+}
+
+/* Where all stand once the transaction under way is committed, and what that rests on. */
+bool
+positions_behind_chunk(State *st, int s, Position *pos, uint16_t *lsn)
 {
 	const Relay *r = &st->relay[s];
 	Set			beyond = r->acked;
+	bool		safe = is_replicated(st, r->base_lsn);
 
 	memset(pos, 0, 2 * sizeof(Position));
+	*lsn = r->base_lsn;
 	for (int stream = 0; stream < 1 + r->lagging; stream++)
 	{
 		const Stream *w = &r->stream[stream];
-		int			first = 0;
+		uint16_t	its = stream_position(st, s, stream, true, &pos[stream]);
 
-		while (first < w->n && w->entry[first].state != ENTRY_QUEUED)
-			first++;
-		if (first == w->n)
-			reader_position(r, stream, &pos[stream]);
-		else
-			position_before(st, r, &w->entry[first], &pos[stream]);
-		for (int i = first; i < w->n; i++)
-			if (w->entry[i].state != ENTRY_QUEUED)
+		safe = safe && is_replicated(st, its);
+		if (its > *lsn)
+			*lsn = its;
+		for (int i = first_unsettled(w); i < w->n; i++)
+			if (is_settled(&w->entry[i]))
 				beyond |= BIT(w->entry[i].msg);
 	}
 	pos[0].acked = beyond;
+	return safe || !ON(REPLICATED_BEFORE_BOOKMARK);
 }
 
 /* By the end of a batch only s1 may change. */
@@ -57,31 +101,60 @@ is_moved(const Position *a, const Position *b)
 		(a->s1 != b->s1 && ON(MOVED_BY_S1));
 }
 
-/* Does this stream have a row that counts? */
+/* What would be written of a stream; false: nothing. */
 static bool
-has_row(const Relay *r, int stream)
-{
-	return stream == 0 ? r->main_stored : r->lag_stored && !r->rejoined;
-}
-
-static bool
-stream_moved(const State *st, int s, int stream)
+add_moved(const State *st, int s, int stream, bool anyway, bool *safe, Position *pos)
 {
 	const Relay *r = &st->relay[s];
-	Position	pos;
+	uint16_t	lsn;
 
 	if (stream == 1 && !r->lagging)
 		return false;
-	if (!has_row(r, stream))
-		return true;
-	stream_position(st, r, stream, &pos);
-	return is_moved(&pos, &st->disk.pos[s][stream]);
+	lsn = stream_position(st, s, stream, false, pos);
+	if (has_row(r, stream) && !anyway && !is_moved(pos, &st->disk.pos[s][stream]))
+		return false;
+	*safe = *safe && is_replicated(st, lsn);
+	return is_replicated(st, lsn);
+}
+
+/*
+ * What is to be stored now.  Where the lagging topic gets its first row, or loses its
+ * last, the main stream's goes with it, or none.  So it is where the rows outrank a
+ * bookmark: one that stays behind is older than it.
+ */
+static bool
+plan_store(const State *st, int s, bool last, bool *safe, bool *add, Position *pos)
+{
+	const Relay *r = &st->relay[s];
+	bool		together = last || r->rejoined || (r->lagging && !r->lag_stored) ||
+		r->chunk == CHUNK_CLAIM;
+	bool		all = together || (is_exactly_once(s) && ON(ALL_ROWS));
+
+	*safe = true;
+	add[0] = add_moved(st, s, 0, together, safe, &pos[0]);
+	add[1] = add_moved(st, s, 1, false, safe, &pos[1]);
+	return (add[0] || add[1]) && (*safe || !all);
+}
+
+/* Can all be stored for the last time? */
+bool
+positions_storable(const State *st, int s)
+{
+	bool		add[2];
+	bool		safe;
+	Position	pos[2];
+
+	return plan_store(st, s, true, &safe, add, pos) && safe;
 }
 
 bool
 positions_moved(const State *st, int s)
 {
-	return st->relay[s].rejoined || stream_moved(st, s, 0) || stream_moved(st, s, 1);
+	bool		add[2];
+	bool		safe;
+	Position	pos[2];
+
+	return plan_store(st, s, false, &safe, add, pos);
 }
 
 /* What is acknowledged beyond the cursors. */
@@ -98,61 +171,64 @@ acked_beyond(const Relay *r)
 }
 
 static void
-store_stream(State *st, int s, int stream, bool last)
+write_position(State *st, int s, int stream, Position *pos)
 {
 	Relay	   *r = &st->relay[s];
-	Position	pos;
 
-	stream_position(st, r, stream, &pos);
-	if (last && stream == 0 && ON(POSITION_WITH_ACKED))
-		pos.acked = acked_beyond(r);
 	if (is_exactly_once(s))
 	{
-		pos.n = ++r->position_n;
-		pos.epoch = st->shared.epoch;
+		pos->n = ++r->position_n;
+		pos->epoch = st->shared.epoch;
 	}
-	st->disk.pos[s][stream] = pos;
+	st->disk.pos[s][stream] = *pos;
 	if (stream == 1)
 		r->lag_stored = 1;
 	else
 	{
 		r->main_stored = 1;
-		r->position_epoch = pos.epoch;
+		r->position_epoch = pos->epoch;
 	}
 }
 
-/*
- * All streams' positions that moved, in one transaction.  Where the lagging topic
- * gets its first row, or loses its last, the main stream's goes with it.
- */
-void
+/* Positions that moved, in one transaction; false: some are not at the standby yet. */
+bool
 positions_store(State *st, int s, bool last)
 {
 	Relay	   *r = &st->relay[s];
 	Disk		before = st->disk;
-	bool		together = last || r->rejoined || (r->lagging && !r->lag_stored) ||
-		r->chunk == CHUNK_CLAIM;
-	bool		lag_moved = stream_moved(st, s, 1);
+	Position	pos[2];
+	bool		add[2];
+	bool		safe;
 
+	if (!plan_store(st, s, last, &safe, add, pos))
+		return safe;
 	if (r->rejoined)
 		memset(&st->disk.pos[s][1], 0, sizeof(Position));
-	if (together || stream_moved(st, s, 0))
-		store_stream(st, s, 0, last);
 	r->rejoined = 0;
-	if (lag_moved && !ON(LEAVE_TOGETHER))
+	if (add[0])
+	{
+		if (last && ON(POSITION_WITH_ACKED))
+			pos[0].acked = acked_beyond(r);
+		write_position(st, s, 0, &pos[0]);
+	}
+	if (add[1] && !ON(LEAVE_TOGETHER))
 		r->half_stored = 1;
-	else if (lag_moved)
-		store_stream(st, s, 1, false);
+	else if (add[1])
+		write_position(st, s, 1, &pos[1]);
 	if (ON(LEAVE_TOGETHER))
 		judge_store(st, s, &before);
+	return safe;
 }
 
 /* Where a rule is off: the lagging topic's row comes in a transaction of its own. */
 void
 positions_store_rest(State *st, int s)
 {
+	Position	pos;
+
 	st->relay[s].half_stored = 0;
-	store_stream(st, s, 1, false);
+	(void) stream_position(st, s, 1, false, &pos);
+	write_position(st, s, 1, &pos);
 }
 
 /* Go on from the stored positions. */
