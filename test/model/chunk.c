@@ -116,7 +116,7 @@ is_ours(const State *st, const Relay *r, const Bookmark *bookmark)
 	for (int stream = 0; stream < 2; stream++)
 		if (bookmark->pos[stream].s2 & ~((unsigned) BIT(st->shared.next_xid) - 1))
 			return false;
-	return bookmark->epoch == r->position_epoch || !ON(BOOKMARK_EPOCH);
+	return bookmark->epoch == r->position_epoch;
 }
 
 static void

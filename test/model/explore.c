@@ -31,7 +31,7 @@
 #include "model.h"
 
 #define FIRST_SEEN	(1u << 16)
-#define MAX_SEEN	(1u << 27)
+#define MAX_SEEN	100000000u
 
 typedef struct Seen
 {

@@ -56,6 +56,21 @@ static const Scope scopes[] = {
 		.budget = {[TROUBLES] = 1, [KILLS] = 1}
 	},
 	{
+		.name = "exactly", .lanes = 1, .segs = 1, .pubs = 2, .srvs = 1, .msgs = 2, .xids = 2,
+		.xact_msgs = 1, .topics = 1, .piece = 1, .reserve = 8, .exactly_once = 1,
+		.budget = {[KILLS] = 1}
+	},
+	{
+		.name = "prepared-deep", .lanes = 2, .segs = 2, .pubs = 2, .srvs = 1, .msgs = 3, .xids = 3,
+		.xact_msgs = 2, .topics = 1, .piece = 1, .reserve = 8,
+		.budget = {[PREPARES] = 1, [ABORTS] = 1, [SAVEPOINTS] = 1}
+	},
+	{
+		.name = "servers-deep", .lanes = 1, .segs = 2, .pubs = 1, .srvs = 2, .msgs = 1, .xids = 1,
+		.xact_msgs = 1, .topics = 1, .piece = 1, .reserve = 8, .frees = true, .ids_rounds = true,
+		.budget = {[ROTATIONS] = 1, [CREATES] = 1}
+	},
+	{
 		.name = "everything", .lanes = 3, .segs = 6, .pubs = 4, .srvs = 2, .msgs = 14, .xids = 12,
 		.xact_msgs = 4, .topics = 2, .piece = 2, .reserve = 3, .frees = true, .ids_rounds = true,
 		.split_list = true, .split_commit = true, .one_by_one = true, .split_open = true,

@@ -381,8 +381,7 @@ extern const char *const property_names[NPROPERTIES];
 	X(ALL_ROWS, "all-rows", "synchronous") \
 	X(REPLICATED_BEFORE_SEND, "replicated-before-send", "synchronous") \
 	X(REPLICATED_BEFORE_BOOKMARK, "replicated-before-bookmark", "synchronous") \
-	X(BOOKMARK_HISTORY, "bookmark-history", "asynchronous") \
-	X(BOOKMARK_EPOCH, "bookmark-epoch", "asynchronous")
+	X(BOOKMARK_HISTORY, "bookmark-history", "asynchronous")
 
 typedef enum Rule
 {

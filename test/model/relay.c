@@ -375,7 +375,7 @@ relay_actions(const State *st, int s, Actions *out)
 	fault_actions(st, s, out);
 	chunk_actions(st, s, in_flight(st, r), out);
 	reading_actions(st, s, out);
-	if (positions_matter(st) && positions_moved(st, s) &&
+	if (positions_matter(st) && r->chunk != CHUNK_CLAIM && positions_moved(st, s) &&
 		(chunk_may_store(r, s) || !ON(STORE_UNLESS_OPEN)))
 		add_action(out, A_STORE, s, 0, 0);
 }
