@@ -130,10 +130,10 @@ choose_position(State *st, int s)
 	r->rejoined = r->lagging;
 	memset(r->stream, 0, sizeof(r->stream));
 	memset(r->batch, 0, sizeof(r->batch));
-	reader_create(st, r, 0, &bookmark->pos[0]);
+	reader_create(r, 0, &bookmark->pos[0]);
 	r->lagging = bookmark->pos[1].low > 0;
 	if (r->lagging)
-		reader_create(st, r, 1, &bookmark->pos[1]);
+		reader_create(r, 1, &bookmark->pos[1]);
 	r->acked = bookmark->pos[0].acked;
 	r->main_stored = r->lag_stored = 0;
 	r->position_n = bookmark->n;

@@ -79,6 +79,18 @@ writes_wal(Kind kind)
 		kind == A_SET_BACK;
 }
 
+/* In the order in which they lie there. */
+int
+rows_of_segment(const State *st, int seg, uint8_t *rows)
+{
+	int			n = 0;
+
+	for (int i = 0; i < st->spec.nmsgs; i++)
+		if (st->disk.place[i] == seg)
+			rows[n++] = (uint8_t) i;
+	return n;
+}
+
 /* The segment of a lane that takes appends: see lane.c, choose_current(). */
 static int
 choose_current(const State *st, int lane, uint8_t *highest)

@@ -476,6 +476,7 @@ extern bool snapshot_before(Set a, Set b);
 extern void xact_record(State *st, int xid, XactState state);
 extern void xact_end(State *st, int xid);
 extern void database_flush(State *st);
+extern int	rows_of_segment(const State *st, int seg, uint8_t *rows);
 extern bool is_replicated(const State *st, uint16_t lsn);
 extern bool writes_wal(Kind kind);
 extern void database_crash(State *st, bool promoted);
@@ -494,7 +495,7 @@ extern void keeper_step(State *st, const Action *action);
 extern uint8_t closed_segments(const State *st);
 
 /* reader.c: rounds and pieces */
-extern void reader_create(State *st, Relay *r, int stream, const Position *start);
+extern void reader_create(Relay *r, int stream, const Position *start);
 extern void reader_clone(Relay *r);
 extern uint16_t reader_position(const Relay *r, int stream, Position *pos);
 extern uint16_t position_before(const State *st, const Relay *r, const Entry *entry, Position *pos);
@@ -504,14 +505,13 @@ extern bool nothing_new(const State *st, const Relay *r);
 extern void reader_snapshot(State *st, Relay *r);
 extern bool reader_follow(State *st, Relay *r);
 extern void reader_fetch(State *st, Relay *r, int stream);
-extern int	rows_of_segment(const State *st, int seg, uint8_t *rows);
 extern void collect_batches(Relay *r);
 
 /* relay.c: windows, answers, lagging topics; stored.c: positions */
 extern void relay_actions(const State *st, int s, Actions *out);
 extern bool relay_is_alone(const State *st, const Action *action);
 extern void relay_step(State *st, const Action *action);
-extern void window_add(State *st, Relay *r, int stream, int msg, int batch);
+extern void window_add(Relay *r, int stream, int msg, int batch);
 extern void windows_pop(Relay *r);
 extern bool relay_is_idle(const State *st, int s);
 extern bool positions_storable(const State *st, int s);

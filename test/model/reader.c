@@ -10,6 +10,7 @@
  *
  *-------------------------------------------------------------------------
  */
+#include <stdlib.h>
 #include <string.h>
 
 #include "model.h"
@@ -37,18 +38,17 @@ typedef struct LaneRows
 /* --- batches ----------------------------------------------------------------- */
 
 static int
-new_batch(State *st, Relay *r, Set s1, Set s2, uint8_t undecided)
+new_batch(Relay *r, Set s1, Set s2, uint8_t undecided)
 {
 	int			b = 0;
 
-	(void) st;
 	collect_batches(r);
 	while (b < MAX_BATCHES && r->batch[b].used)
 		b++;
 	if (b == MAX_BATCHES)
 	{
-		violate(P_NONE + NPROPERTIES - 1, "too few batches for this scope");
-		return 0;
+		fprintf(stderr, "model: too few batches for this scope\n");
+		exit(2);
 	}
 	r->batch[b] = (Batch) {.s1 = s1, .s2 = s2, .undecided = undecided, .used = 1};
 	return b;
@@ -198,7 +198,7 @@ lowest_range(const Reader *reader, uint8_t none)
 }
 
 static void
-begin_batch(State *st, Relay *r, Reader *reader, Set s2, uint16_t lsn, uint8_t c, uint8_t e)
+begin_batch(Relay *r, Reader *reader, Set s2, uint16_t lsn, uint8_t c, uint8_t e)
 {
 	uint8_t		s1_low = open_list_lowest(reader);
 	uint8_t		undecided;
@@ -210,7 +210,7 @@ begin_batch(State *st, Relay *r, Reader *reader, Set s2, uint16_t lsn, uint8_t c
 	undecided = open_list_lowest(reader);
 	if (c < undecided)
 		undecided = c;
-	reader->batch = (uint8_t) (new_batch(st, r, reader->last, s2, undecided) + 1);
+	reader->batch = (uint8_t) (new_batch(r, reader->last, s2, undecided) + 1);
 	batch = &r->batch[reader->batch - 1];
 	batch->lsn = lsn;
 	batch->s1_lsn = reader->last_lsn;
@@ -255,7 +255,7 @@ reader_snapshot(State *st, Relay *r)
 		r->c = e = end_of_ids(st);
 	if (!ON(COUNT_BEFORE_SNAPSHOT))
 		r->count = st->shared.count;
-	begin_batch(st, r, reader, snapshot(st), st->disk.lsn, r->c, e);
+	begin_batch(r, reader, snapshot(st), st->disk.lsn, r->c, e);
 	if (ON(FLUSH_BEFORE_SEND))
 		database_flush(st);
 	reader->has_count = 1;
@@ -272,14 +272,14 @@ reader_follow(State *st, Relay *r)
 
 	if (!snapshot_before(reader->last, leader->last))
 		return false;
-	begin_batch(st, r, reader, leader->last, leader->last_lsn, leader->from,
+	begin_batch(r, reader, leader->last, leader->last_lsn, leader->from,
 				leader->end > 0 ? leader->end : end_of_ids(st));
 	return true;
 }
 
 /* From a position. */
 void
-reader_create(State *st, Relay *r, int stream, const Position *start)
+reader_create(Relay *r, int stream, const Position *start)
 {
 	Reader	   *reader = &r->stream[stream].reader;
 
@@ -288,7 +288,7 @@ reader_create(State *st, Relay *r, int stream, const Position *start)
 	reader->from = reader->next_from = start->low;
 	if (start->s1 == start->s2)
 		return;
-	reader->batch = (uint8_t) (new_batch(st, r, start->s1, start->s2, start->low) + 1);
+	reader->batch = (uint8_t) (new_batch(r, start->s1, start->s2, start->low) + 1);
 	reader->next = reader->range_from = (uint8_t) (start->cursor + 1);
 	reader->range_end = NONE;
 }
@@ -366,17 +366,6 @@ position_before_batch(const Batch *batch, Position *pos)
 }
 
 /* --- a pass over the lanes ------------------------------------------------------------ */
-
-int
-rows_of_segment(const State *st, int seg, uint8_t *rows)
-{
-	int			n = 0;
-
-	for (int i = 0; i < st->spec.nmsgs; i++)
-		if (st->disk.place[i] == seg)
-			rows[n++] = (uint8_t) i;
-	return n;
-}
 
 /* Is a segment of the list still what it was? */
 static bool
@@ -592,7 +581,7 @@ reader_fetch(State *st, Relay *r, int stream)
 			continue;
 		if (!judge_row(st, r, reader, lane, row) || !wanted(st, r, stream, row))
 			continue;
-		window_add(st, r, stream, row, reader->batch - 1);
+		window_add(r, stream, row, reader->batch - 1);
 		if (++fetched == scope.piece)
 		{
 			reader->next = (uint8_t) (st->spec.msg[row].id + 1);

@@ -18,12 +18,11 @@
 /* --- windows --------------------------------------------------------------------- */
 
 void
-window_add(State *st, Relay *r, int stream, int msg, int batch)
+window_add(Relay *r, int stream, int msg, int batch)
 {
 	Stream	   *w = &r->stream[stream];
 	bool		done = HAS(r->acked, msg);
 
-	(void) st;
 	if (w->n == MAX_MSGS)
 	{
 		violate(P_REPEATED, "message %d is read again and again", msg);
@@ -156,7 +155,7 @@ trim(State *st, Relay *r)
 	position_before(st, r, &w->entry[from], &pos);
 	memset(w->entry + from, 0, (size_t) (w->n - from) * sizeof(Entry));
 	w->n = (uint8_t) from;
-	reader_create(st, r, 1, &pos);
+	reader_create(r, 1, &pos);
 }
 
 /* The topic leaves the main stream. */

@@ -243,7 +243,7 @@ stored_start(State *st, int s)
 		if (pos[stream].s2 & ~((unsigned) BIT(st->shared.next_xid) - 1))
 			violate(P_POSITION, "the position of server %d names transactions that have not happened", s);
 		if (pos[stream].low > 0)
-			reader_create(st, r, stream, &pos[stream]);
+			reader_create(r, stream, &pos[stream]);
 	}
 	r->up = r->main_stored = 1;
 	r->lagging = r->lag_stored = pos[1].low > 0;
