@@ -56,9 +56,15 @@ relay_stream_read(OutboxStream *stream, Size max_bytes)
 	outbox_reader_fetch(stream->reader, relay->windows->context,
 						offsetof(OutboxEntry, message), relay->fetched, &relay->nfetched,
 					    FETCH_MESSAGES, max_bytes, wanted, stream);
+	relay->adding = true;
 	for (int i = 0; i < relay->nfetched; i++)
+	{
+		if (i == relay->nfetched / 2)
+			OUTBOX_FAULT("relay-between-entries");
 		outbox_window_add(stream->window, relay->fetched[i],
 						  relay_is_acked(relay, relay->fetched[i]->id));
+	}
+	relay->adding = false;
 	relay->nfetched = 0;
 }
 

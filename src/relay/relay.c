@@ -339,8 +339,9 @@ create_relay(OutboxDb *db)
 
 /*
  * After an error in a turn, which was a transaction of ours that failed (a full
- * disk, a lock): show it.  The loop goes on from memory; what was fetched and
- * is in no window yet will be read again.
+ * disk, a lock): show it.  The loop goes on from memory; what was fetched by a
+ * fetch that failed will be read again.  Where one was over, the reader is past
+ * messages that are in no window: only a new relay reads them.
  */
 static void
 recover(Relay *relay)
@@ -353,6 +354,11 @@ recover(Relay *relay)
 	FlushErrorState();
 	AbortCurrentTransaction();
 	MemoryContextSwitchTo(relay->context);
+	if (relay->adding)
+		ereport(FATAL,
+				(errcode(edata->sqlerrcode),
+				 errmsg("server \"%s\" starts again after an error: %s",
+						relay->server->name_local, edata->message)));
 	for (int i = 0; i < relay->nfetched; i++)
 		outbox_message_free(relay->fetched[i]);
 	relay->nfetched = 0;

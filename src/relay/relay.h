@@ -106,6 +106,7 @@ typedef struct Relay
 								 * with the main stream's next position */
 	OutboxMessage **fetched;	/* of a fetch under way */
 	int			nfetched;
+	bool		adding;			/* ... it is over: they are put into a window */
 	OutboxAcked acked;
 
 	/* the client */

@@ -69,6 +69,14 @@ ok($pg->wait_state('events', 'running'), 'state is running');
 my %after = $pg->judge_ok($kafka, [$topic], 'nothing lost, in order', duplicates => 1, dead => $dead);
 is($after{duplicated}, $verdict{duplicated}, 'and nothing sent twice by that');
 
+# Out of memory between two messages that were read: a new relay reads them again.
+set_fault('relay-between-entries=error');
+$pg->sql("SELECT judge.publish_many('$topic', 500, 20)");
+ok($pg->wait_until(sub { $pg->log_text =~ /FATAL:  server "events" starts again after an error: fault point/ }), 'an error between two messages');
+set_fault('');
+ok($pg->flush, 'delivered');
+$pg->judge_ok($kafka, [$topic], 'nothing lost, in order', duplicates => 1, dead => $dead);
+
 # A message is refused while its server is being renamed: the dead letter has the new
 # name, or nobody could redrive it.
 sub letter_while_renamed
