@@ -235,16 +235,18 @@ relay_chunk_begin(Relay *relay)
 
 /*
  * Does memory allow one more in flight?  What is held has given back what the
- * library used for it, and takes it again when it is sent again.
+ * library used for it, and takes it again when it is sent again.  Something may
+ * always be: a large message may have filled the memory by itself.
  */
 bool
 relay_chunk_has_room(const Relay *relay, const OutboxEntry *entry)
 {
 	const OutboxWindows *all = relay->windows;
+	Size		library_bytes = all->library_bytes + entry->library_bytes;
+	Size		budget = (Size) outbox_relay_memory * 1024;
 
 	return relay->chunk.state == OUTBOX_CHUNK_NONE || all->in_flight == 0 ||
-		all->bytes + all->library_bytes + entry->library_bytes <=
-		(Size) outbox_relay_memory * 1024;
+		all->bytes + library_bytes <= budget || library_bytes <= budget / 8;
 }
 
 /*

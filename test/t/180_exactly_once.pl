@@ -159,6 +159,27 @@ $pg->sql("SELECT judge.publish_many('$switch', 1000)");
 ok($pg->flush, 'delivered');
 once([$switch], 'the position topic was lost: all once and in order');
 
+# A large message among small ones, as large as the relay's memory: they still share
+# transactions, as the numbers of positions tell.
+$pg->append_conf('postgresql.conf', "outbox.relay_memory = 1MB");
+$pg->reload;
+$pg->sql(q{SELECT outbox.pause('events')});
+$pg->wait_state('events', 'paused');
+$pg->sql(<<END);
+SELECT judge.publish_many('$switch', 1000);
+SELECT judge.publish('$switch', string_agg(md5(i::text), ''), 'k1') FROM generate_series(1, 28000) i;
+SELECT judge.publish_many('$switch', 1000);
+END
+my $numbered = 'SELECT max(n) FROM outbox.position_log';
+my $first = $pg->sql($numbered);
+$pg->sql(q{SELECT outbox.resume('events')});
+ok($pg->flush, 'delivered');
+$pg->wait_ok("$numbered HAVING max(n) > $first", 'a position is stored', expect => qr/\d/);
+cmp_ok($pg->sql($numbered) - $first, '<', 200, 'a large message does not make transactions small');
+once([$switch], 'a large message: all once and in order');
+$pg->append_conf('postgresql.conf', "outbox.relay_memory = 4MB");
+$pg->reload;
+
 # Another server of the same name starts where it was told to, not where the old one was.
 my $between = unique_topic('between');
 $kafka->create_topic($between, 1);
