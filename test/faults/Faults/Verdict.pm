@@ -16,7 +16,7 @@ my @always = (
 	qr/terminating connection (because of crash of another server process|due to unexpected postmaster exit)/,
 	qr/terminating (connection|background worker .*) due to administrator command/,
 	qr/connection to client lost/,
-	qr/could not (connect to the primary server|receive data from WAL stream)/,
+	qr/could not (connect to the primary server|receive data from WAL stream|send end-of-streaming message)/,
 	qr/terminating walreceiver process due to administrator command/,
 	qr/current transaction is aborted/,
 	qr/can only be used in transaction blocks/,
