@@ -337,7 +337,7 @@ sub inject
 	my $what = eval { $kind->{inject}->($self) };
 	my $error = $@;
 	# brokers that are too busy to be administrated; in the end they are not
-	if ($error =~ /^(kafka_admin|broker:) / && $error !~ /death by signal/)
+	if ($error =~ /^(kafka_admin |broker: |no answer|access list: )/ && $error !~ /death by signal/)
 	{
 		return $self->remark("$fault->{kind} (no answer)");
 	}
