@@ -30,7 +30,10 @@ sub add
 sub possible
 {
 	my ($setup) = @_;
-	return map { $_ => $kinds{$_} } grep { !$kinds{$_}{needs} || $kinds{$_}{needs}->($setup) } keys %kinds;
+	my @possible = grep { !$kinds{$_}{needs} || $kinds{$_}{needs}->($setup) } keys %kinds;
+	# PostgreSQL itself needs room to recover
+	@possible = grep { !$kinds{$_}{crash} && $_ ne 'fast-restart' } @possible if $setup->{disk} eq 'small';
+	return map { $_ => $kinds{$_} } @possible;
 }
 
 require Faults::Kinds::Processes;

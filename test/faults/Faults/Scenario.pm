@@ -332,8 +332,6 @@ sub inject
 	my ($self, $fault) = @_;
 	my $kind = $Faults::Kinds::kinds{ $fault->{kind} };
 	srand $fault->{seed};
-	# PostgreSQL itself needs room to recover
-	$self->heal_now('disk') if $kind->{crash} || $fault->{kind} eq 'fast-restart';
 	my $what = eval { $kind->{inject}->($self) };
 	my $error = $@;
 	# brokers that are too busy to be administrated; in the end they are not
