@@ -156,6 +156,7 @@ relay_chunk_start_over(OutboxChunk *chunk)
 	chunk->state = OUTBOX_CHUNK_READY;
 	chunk->must_abort = false;
 	chunk->bytes = 0;
+	INSTR_TIME_SET_ZERO(chunk->aborting);
 }
 
 void
@@ -311,10 +312,15 @@ write_bookmark(Relay *relay)
 }
 
 /*
- * The chunk can't be completed: some partition does not answer.  It is aborted,
- * and its topics that are silent wait until they can be looked up.  Where none
- * has answered, that may be the brokers' doing: they have not ended the last
- * transaction yet, because some partition of that lacks replicas.
+ * The chunk can't be completed: some partition does not answer.  Its topics that
+ * are silent wait until they can be looked up.  Where none has answered, that may
+ * be the brokers' doing: they have not ended the last transaction yet, because
+ * some partition of that lacks replicas.
+ *
+ * The client goes with it.  With messages on their way, an abort would leave it
+ * unsure of what brokers have appended, and they took what it sent next for that:
+ * seen with librdkafka 2.0.2, the messages were acknowledged, and lost.  A new
+ * client has a new epoch.
  */
 static void
 give_up_silent(Relay *relay)
@@ -329,13 +335,14 @@ give_up_silent(Relay *relay)
 	{
 		MemoryContext old = MemoryContextSwitchTo(relay->scratch);
 
-		strlcpy(chunk->cause.text, "no answer to any message of a transaction",
-				sizeof(chunk->cause.text));
-		snprintf(chunk->cause.hint, sizeof(chunk->cause.hint),
+		error.failure = OUTBOX_CONFIG;
+		strlcpy(error.text, "no answer to any message of a transaction", sizeof(error.text));
+		snprintf(error.hint, sizeof(error.hint),
 				 "Check that the topics that are written, and \"%.120s\", have leaders and min.insync.replicas in sync.",
 				 relay_position_topic(relay->server));
 		MemoryContextSwitchTo(old);
 		MemoryContextReset(relay->scratch);
+		relay_chunk_lost(relay, &error);
 		return;
 	}
 	strlcpy(error.name, "SILENT", sizeof(error.name));
@@ -344,6 +351,22 @@ give_up_silent(Relay *relay)
 		if (topic->in_flight > 0 && topic->state == OUTBOX_TOPIC_FINE &&
 			relay_ms_since(topic->moved) >= SILENT_MS)
 			relay_topic_trouble(relay, topic, OUTBOX_TOPIC_MISSING, &error);
+	relay_chunk_lost(relay, &error);
+}
+
+/* May it be aborted?  Not before all that is on its way has been answered. */
+static bool
+may_abort(Relay *relay)
+{
+	OutboxChunk *chunk = &relay->chunk;
+
+	if (relay->windows->in_flight == 0)
+		return true;
+	if (INSTR_TIME_IS_ZERO(chunk->aborting))
+		INSTR_TIME_SET_CURRENT(chunk->aborting);
+	if (relay->connected && relay_ms_since(chunk->aborting) >= SILENT_MS)
+		give_up_silent(relay);
+	return false;
 }
 
 /* Is it time to close the open chunk? */
@@ -383,9 +406,8 @@ relay_chunk_client_closed(Relay *relay)
 
 	if (chunk->state == OUTBOX_CHUNK_COMMIT)
 		chunk->uncertain = true;
+	relay_chunk_start_over(chunk);
 	chunk->state = OUTBOX_CHUNK_NONE;
-	chunk->must_abort = false;
-	chunk->bytes = 0;
 	return !chunk->uncertain;
 }
 
@@ -457,6 +479,8 @@ relay_chunk_turn(Relay *relay, bool more)
 	else if (chunk->state == OUTBOX_CHUNK_ABORT)
 	{
 		show_cause(relay);
+		if (!may_abort(relay))
+			return more && relay->client != NULL;
 		if (relay_chunk_step(relay, OUTBOX_TXN_ABORT, more ? BUSY_STEP_MS : STEP_MS))
 		{
 			relay_collect(relay);

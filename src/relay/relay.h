@@ -83,6 +83,7 @@ typedef struct OutboxChunk
 								 * announcement, rest on */
 	int			aborts;			/* in a row */
 	instr_time	aborted_at;
+	instr_time	aborting;		/* since when it is to be; zero: not */
 	instr_time	committed_at;
 	OutboxError cause;			/* of the abort under way */
 } OutboxChunk;

@@ -201,7 +201,8 @@ typedef struct OutboxTransport
 	 * step is not done: poll(), then call it again.  COMMIT takes no time, and
 	 * makes the eventfd readable when there is something to ask for.  Else OK,
 	 * ABORT, FENCED, FATAL or CONFIG, with *error; after FATAL a COMMIT may have
-	 * taken place.  COMMIT and ABORT need all reports to have been polled.
+	 * taken place.  COMMIT and ABORT need all reports to have been polled,
+	 * and nothing to be in flight.
 	 */
 	OutboxFailure (*transaction) (OutboxClient *client, OutboxTxnStep step,
 								  int timeout_ms, OutboxError *error);

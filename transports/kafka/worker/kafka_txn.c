@@ -8,6 +8,12 @@
  * A record that fails makes the transaction one that can only be aborted; that
  * also takes the place of the gapless guarantee.
  *
+ * Abort.  What is on its way when a transaction is aborted is purged, though a
+ * broker may have appended it; then 2.0.2 and the broker count differently, and
+ * the broker takes later records for those (seen: acknowledged, and lost).  So an
+ * abort waits for all answers, the bookmark's too; where they don't come, the
+ * client is given up, and the next one's INIT aborts, with a new epoch.
+ *
  * Commit.  A call that is resumed begins with a step of its own.  Should that
  * one's time be over too, the library (seen with 2.0.2) forgets that a commit is
  * under way, takes the coordinator's answer for that of an abort, and stops the
@@ -33,7 +39,7 @@
 #include <string.h>
 
 #define COMMIT_TIMEOUT_MS	4000	/* less than the relay waits for close() */
-#define BOOKMARK_SILENT_MS	10000	/* for its answer, before it is aborted */
+#define BOOKMARK_SILENT_MS	10000	/* for answers, before the client is given up */
 
 /* A commit under way. */
 typedef struct KafkaCommit
@@ -42,7 +48,8 @@ typedef struct KafkaCommit
 	bool		runs;
 	atomic_bool done;
 	rd_kafka_error_t *cause;	/* of its failure; once it is done */
-	int64_t		asked_ms;		/* when it was asked for first; 0: it is not */
+	int64_t		asked_ms;		/* since when an end waits for answers; 0: it does
+								 * not */
 } KafkaCommit;
 
 static __thread bool commit_thread;
@@ -155,12 +162,11 @@ kafka_commit_free(OutboxClient *client)
 	free(client->commit);
 }
 
+/* Is all answered, the bookmark too?  OK, RETRY, or CONFIG when it takes too long. */
 static OutboxFailure
-commit_start(OutboxClient *client, OutboxError *error)
+await_answers(OutboxClient *client, OutboxError *error)
 {
 	KafkaCommit *commit = client->commit;
-	sigset_t	saved;
-	int			failed;
 
 	if (commit->asked_ms == 0)
 		commit->asked_ms = kafka_now_ms();
@@ -169,11 +175,23 @@ commit_start(OutboxClient *client, OutboxError *error)
 	{
 		if (kafka_now_ms() - commit->asked_ms < BOOKMARK_SILENT_MS)
 			return OUTBOX_RETRY;
-		commit->asked_ms = 0;
-		kafka_bookmark_error(client, error, OUTBOX_ABORT, RD_KAFKA_RESP_ERR__TIMED_OUT);
-		return OUTBOX_ABORT;
+		kafka_bookmark_error(client, error, OUTBOX_CONFIG, RD_KAFKA_RESP_ERR__TIMED_OUT);
+		return OUTBOX_CONFIG;
 	}
 	commit->asked_ms = 0;
+	return OUTBOX_OK;
+}
+
+static OutboxFailure
+commit_start(OutboxClient *client, OutboxError *error)
+{
+	KafkaCommit *commit = client->commit;
+	OutboxFailure failure = await_answers(client, error);
+	sigset_t	saved;
+	int			failed;
+
+	if (failure != OUTBOX_OK)
+		return failure;
 	atomic_store(&commit->done, false);
 	kafka_block_signals(&saved);
 	failed = pthread_create(&commit->thread, NULL, commit_main, client);
@@ -222,7 +240,9 @@ kafka_transaction(OutboxClient *client, OutboxTxnStep step, int timeout_ms,
 			failure = commit_step(client, &cause, error);
 			break;
 		case OUTBOX_TXN_ABORT:
-			cause = rd_kafka_abort_transaction(client->rk, timeout_ms);
+			failure = await_answers(client, error);
+			if (failure == OUTBOX_OK)
+				cause = rd_kafka_abort_transaction(client->rk, timeout_ms);
 			break;
 	}
 	/* abort has called back for the reports that were left */
