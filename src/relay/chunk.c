@@ -86,6 +86,15 @@ relay_chunk_show(Relay *relay, const OutboxError *error)
 		relay_set_error(relay, error->text, error->hint);
 }
 
+/* Go on with another client, after a while. */
+static void
+replace_client(Relay *relay, OutboxRelayState state)
+{
+	relay_client_close(relay, false);
+	relay_back_off(relay);
+	relay_set_state(relay, state);
+}
+
 /* The client is of no more use. */
 void
 relay_chunk_lost(Relay *relay, const OutboxError *error)
@@ -100,10 +109,8 @@ relay_chunk_lost(Relay *relay, const OutboxError *error)
 		return;
 	}
 	relay_chunk_show(relay, error);
-	relay_client_close(relay, false);
-	relay_back_off(relay);
-	relay_set_state(relay, error->failure == OUTBOX_CONFIG ?
-					OUTBOX_STATE_ERROR : OUTBOX_STATE_RETRYING);
+	replace_client(relay, error->failure == OUTBOX_CONFIG ?
+				   OUTBOX_STATE_ERROR : OUTBOX_STATE_RETRYING);
 }
 
 /* Take a step of the transaction; true when it is done. */
@@ -317,10 +324,8 @@ write_bookmark(Relay *relay)
  * be the brokers' doing: they have not ended the last transaction yet, because
  * some partition of that lacks replicas.
  *
- * The client goes with it.  With messages on their way, an abort would leave it
- * unsure of what brokers have appended, and they took what it sent next for that:
- * seen with librdkafka 2.0.2, the messages were acknowledged, and lost.  A new
- * client has a new epoch.
+ * The client goes with it: with messages on their way, an abort would leave it
+ * unsure of what brokers have appended (see transport.h).
  */
 static void
 give_up_silent(Relay *relay)
@@ -351,7 +356,8 @@ give_up_silent(Relay *relay)
 		if (topic->in_flight > 0 && topic->state == OUTBOX_TOPIC_FINE &&
 			relay_ms_since(topic->moved) >= SILENT_MS)
 			relay_topic_trouble(relay, topic, OUTBOX_TOPIC_MISSING, &error);
-	relay_chunk_lost(relay, &error);
+	/* the errors of the topics name them, and stay */
+	replace_client(relay, OUTBOX_STATE_RETRYING);
 }
 
 /* May it be aborted?  Not before all that is on its way has been answered. */
