@@ -3,16 +3,22 @@
 OUT ?= build
 PROGRAMS = $(addprefix $(OUT)/, mock_broker kafka_admin judge_consume \
 	kafka_driver fault_proxy)
+CLOCK = $(OUT)/fault_clock.so
 CFLAGS ?= -O2 -g
 WARNINGS = -Wall -Wextra -Werror -Wno-unused-parameter
 
-all: $(PROGRAMS)
+all: $(PROGRAMS) $(CLOCK)
 
 $(OUT)/mock_broker: test/support/mock_broker.c
 $(OUT)/kafka_admin: test/support/kafka_admin.c
 $(OUT)/judge_consume: test/judge/judge_consume.c
 $(OUT)/fault_proxy: test/faults/proxy.c
 $(OUT)/fault_proxy: CPPFLAGS += -D_GNU_SOURCE
+
+# preloaded into servers whose clock jumps
+$(CLOCK): test/faults/clock.c programs.mk
+	@mkdir -p $(OUT)
+	$(CC) $(CPPFLAGS) -D_GNU_SOURCE $(CFLAGS) $(WARNINGS) -shared -fPIC -o $@ $< -ldl
 
 # the Kafka transport without PostgreSQL
 KAFKA_WORKER = transports/kafka/worker
@@ -26,6 +32,6 @@ $(PROGRAMS): programs.mk
 	$(CC) $(CPPFLAGS) $(CFLAGS) $(WARNINGS) -o $@ $(filter %.c,$^) -lrdkafka -lpthread
 
 clean:
-	rm -f $(PROGRAMS)
+	rm -f $(PROGRAMS) $(CLOCK)
 
 .PHONY: all clean

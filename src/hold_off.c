@@ -34,6 +34,7 @@
 #include "postgres.h"
 
 #include "compat.h"
+#include "elapsed.h"
 #include "fault.h"
 #include "hold_off.h"
 #include "miscadmin.h"
@@ -42,7 +43,6 @@
 #include "storage/latch.h"
 #include "storage/proc.h"
 #include "utils/resowner.h"
-#include "utils/timestamp.h"
 
 /*
  * A relay that stops may wait up to 10 s for what is in flight, so as not to
@@ -173,11 +173,10 @@ wake_workers(Oid dboid)
 void
 outbox_hold_off(Oid dboid)
 {
-	TimestampTz start = GetCurrentTimestamp();
+	int64		start = outbox_clock_ms();
 
 	raise_hold_off(dboid);
-	while (wake_workers(dboid) &&
-		   !TimestampDifferenceExceeds(start, GetCurrentTimestamp(), LEAVE_TIMEOUT_MS))
+	while (wake_workers(dboid) && !outbox_elapsed(start, LEAVE_TIMEOUT_MS))
 	{
 		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
 						 LOOK_EVERY_MS, outbox_wait_event("OutboxHoldOff"));

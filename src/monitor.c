@@ -26,6 +26,7 @@
 #include "access/xlog.h"
 #include "catalog/pg_type.h"
 #include "compat.h"
+#include "elapsed.h"
 #include "executor/spi.h"
 #include "fmgr.h"
 #include "foreign/foreign.h"
@@ -363,7 +364,7 @@ outbox_flush(PG_FUNCTION_ARGS)
 {
 	Oid			extoid = outbox_extension_of(fcinfo->flinfo->fn_oid);
 	int64		timeout = interval_us(PG_GETARG_INTERVAL_P(0));
-	TimestampTz until = GetCurrentTimestamp() + Min(timeout, INT64CONST(365) * USECS_PER_DAY);
+	int64		start = outbox_clock_ms();
 	MemoryContext scratch;
 	List	   *servers;
 	uint64		incarnation;
@@ -388,7 +389,7 @@ outbox_flush(PG_FUNCTION_ARGS)
 	{
 		OutboxDb   *db = outbox_db_find(MyDatabaseId, extoid);
 
-		if (GetCurrentTimestamp() >= until)
+		if (outbox_elapsed(start, timeout / 1000))
 			PG_RETURN_BOOL(false);
 		if (db == NULL || db->incarnation != incarnation)
 			target = new_target(extoid, &incarnation);

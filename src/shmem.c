@@ -17,6 +17,7 @@
  */
 #include "postgres.h"
 
+#include "elapsed.h"
 #include "guc.h"
 #include "miscadmin.h"
 #include "shmem.h"
@@ -245,7 +246,7 @@ outbox_look_into(Oid dboid, int delay_ms)
 	else
 	{
 		look->dboid = dboid;
-		look->not_before = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), delay_ms);
+		look->not_before = outbox_clock_ms() + delay_ms;
 	}
 	LWLockRelease(&outbox_shared->lock);
 	outbox_wake_launcher();

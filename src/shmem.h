@@ -66,7 +66,7 @@ typedef struct OutboxDb
 	bool		uncommitted;	/* its CREATE EXTENSION may still roll back */
 	pid_t		keeper_pid;		/* 0: none; changed under OutboxShared.lock */
 	PGPROC	   *keeper_proc;
-	TimestampTz keeper_started; /* last attempt to start one */
+	int64		keeper_started; /* last attempt to start one; see elapsed.h */
 	OutboxLanePadded lanes[OUTBOX_LANES];
 } OutboxDb;
 
@@ -123,6 +123,7 @@ typedef struct OutboxRelaySlot
 	TimestampTz oldest_unacked; /* publish time of the oldest message that the
 								 * relay read and that is unacknowledged, or 0 */
 	TimestampTz started;
+	int64		tried;			/* the same, by elapsed.h's clock */
 	char		last_error[OUTBOX_ERROR_LEN];
 	char		last_hint[256];
 	TimestampTz last_error_at;
@@ -146,7 +147,7 @@ typedef struct OutboxProcEntry
 typedef struct OutboxLook
 {
 	Oid			dboid;			/* InvalidOid: unused */
-	TimestampTz not_before;
+	int64		not_before;		/* by elapsed.h's clock */
 } OutboxLook;
 
 typedef struct OutboxShared

@@ -25,6 +25,7 @@
 #include "access/xact.h"
 #include "catalog/pg_type.h"
 #include "compat.h"
+#include "elapsed.h"
 #include "executor/spi.h"
 #include "fault.h"
 #include "guc.h"
@@ -39,7 +40,6 @@
 #include "utils/rel.h"
 #include "utils/relcache.h"
 #include "utils/snapmgr.h"
-#include "utils/timestamp.h"
 
 /* After this long without a publication small segments are rotated too. */
 #define QUIET_MS		1000
@@ -146,23 +146,22 @@ static uint64
 rotation_size(OutboxDb *db, bool caught_up, uint64 retained)
 {
 	static uint64 last_count = 0;
-	static TimestampTz last_moved = 0;
+	static int64 last_moved = 0;
 	uint64		full = (uint64) outbox_segment_size * 1024;
 	uint64		count = pg_atomic_read_u64(&db->publish_count);
-	TimestampTz now = GetCurrentTimestamp();
 
 	if (count != last_count || last_moved == 0)
 	{
 		last_count = count;
-		last_moved = now;
+		last_moved = outbox_clock_ms();
 	}
 	if (!caught_up)
 		return full;
-	if (TimestampDifferenceExceeds(last_moved, now, LONG_QUIET_MS) ||
+	if (outbox_elapsed(last_moved, LONG_QUIET_MS) ||
 		(outbox_max_backlog > 0 &&
 		 retained / (1024 * 1024) >= (uint64) outbox_max_backlog))
 		return BLCKSZ;
-	if (TimestampDifferenceExceeds(last_moved, now, QUIET_MS))
+	if (outbox_elapsed(last_moved, QUIET_MS))
 		return Max(full / OUTBOX_LANES, BLCKSZ);
 	return full;
 }

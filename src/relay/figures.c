@@ -12,6 +12,7 @@
  */
 #include "postgres.h"
 
+#include "elapsed.h"
 #include "relay/relay.h"
 #include "utils/timestamp.h"
 
@@ -54,16 +55,14 @@ relay_set_error(Relay *relay, const char *text, const char *hint)
 void
 relay_tell_error(Relay *relay, const OutboxError *error)
 {
-	TimestampTz now = GetCurrentTimestamp();
-
 	if (strcmp(relay->logged, error->text) == 0 &&
-		!TimestampDifferenceExceeds(relay->logged_at, now, SAME_ERROR_MS))
+		!outbox_elapsed(relay->logged_at, SAME_ERROR_MS))
 	{
 		show_error(relay, error->text, error->hint);
 		return;
 	}
 	strlcpy(relay->logged, error->text, sizeof(relay->logged));
-	relay->logged_at = now;
+	relay->logged_at = outbox_clock_ms();
 	relay_set_error(relay, error->text, error->hint);
 }
 

@@ -25,6 +25,7 @@
 #include "access/xact.h"
 #include "catalog/pg_database.h"
 #include "drop.h"
+#include "elapsed.h"
 #include "executor/spi.h"
 #include "foreign/foreign.h"
 #include "guc.h"
@@ -110,6 +111,7 @@ take_slot(OutboxRelaySlot *slot, Oid serverid)
 	slot->proc = NULL;
 	slot->state = OUTBOX_STATE_STARTING;
 	slot->started = 0;
+	slot->tried = 0;
 	slot->server_name[0] = '\0';
 	slot->last_error[0] = slot->last_hint[0] = '\0';
 	slot->last_error_at = slot->oldest_unacked = 0;
@@ -182,7 +184,6 @@ static void
 supervise_server(Oid serverid, const char *name)
 {
 	OutboxRelaySlot *slot = slot_of(serverid);
-	TimestampTz now = GetCurrentTimestamp();
 	char		worker_name[BGW_MAXLEN];
 
 	if (slot == NULL)
@@ -197,13 +198,14 @@ supervise_server(Oid serverid, const char *name)
 		return;
 	}
 	all_run = false;
-	if (!TimestampDifferenceExceeds(slot->started, now, RELAY_RETRY_MS) &&
+	if (!outbox_elapsed(slot->tried, RELAY_RETRY_MS) &&
 		pg_atomic_read_u32(&slot->stop) == 0)
 		return;
 
 	SpinLockAcquire(&slot->mutex);
 	strlcpy(slot->server_name, name, NAMEDATALEN);
-	slot->started = now;
+	slot->started = GetCurrentTimestamp();
+	slot->tried = outbox_clock_ms();
 	SpinLockRelease(&slot->mutex);
 	pg_atomic_write_u32(&slot->stop, 0);
 	snprintf(worker_name, BGW_MAXLEN, "pg_outbox relay %s", name);

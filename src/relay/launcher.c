@@ -27,6 +27,7 @@
 #include "access/tableam.h"
 #include "access/xact.h"
 #include "catalog/pg_database.h"
+#include "elapsed.h"
 #include "guc.h"
 #include "hold_off.h"
 #include "miscadmin.h"
@@ -148,7 +149,7 @@ has_keeper(Oid dboid)
 static bool
 take_looks(void)
 {
-	TimestampTz now = GetCurrentTimestamp();
+	int64		now = outbox_clock_ms();
 	MemoryContext old = MemoryContextSwitchTo(TopMemoryContext);
 	bool		scan = outbox_shared->scan_databases;
 	bool		later = false;
@@ -217,7 +218,6 @@ look_into_databases(void)
 static List *
 list_missing_keepers(bool *later)
 {
-	TimestampTz now = GetCurrentTimestamp();
 	List	   *result = NIL;
 
 	LWLockAcquire(&outbox_shared->lock, LW_EXCLUSIVE);
@@ -228,9 +228,9 @@ list_missing_keepers(bool *later)
 		if (!OidIsValid(db->dboid) || db->keeper_pid != 0 || db->uncommitted)
 			continue;
 		*later = true;
-		if (!TimestampDifferenceExceeds(db->keeper_started, now, RETRY_MS))
+		if (!outbox_elapsed(db->keeper_started, RETRY_MS))
 			continue;
-		db->keeper_started = now;
+		db->keeper_started = outbox_clock_ms();
 		result = lappend_oid(result, db->dboid);
 	}
 	LWLockRelease(&outbox_shared->lock);

@@ -120,7 +120,7 @@ typedef struct Relay
 	instr_time	retry_at;
 	uint64		errors_seen;
 	char		logged[OUTBOX_ERROR_LEN];	/* of the library's errors, the last */
-	TimestampTz logged_at;
+	int64		logged_at;		/* by elapsed.h's clock */
 	WaitEventSet *wait_set;
 	bool		connected;
 	OutboxChunk chunk;

@@ -12,7 +12,7 @@ use strict;
 use warnings;
 
 use Exporter 'import';
-use File::Basename qw(dirname);
+use File::Basename qw(basename dirname);
 use File::Temp;
 use IO::Socket::INET;
 use IPC::Run ();
@@ -32,7 +32,8 @@ sub shared
 }
 
 # Options: brokers, auto_create ('true', 'false'), partitions, message_max_bytes,
-# sasl (1), tls (1), proxied (1: clients are sent to ports of a proxy), set (['property=value', ...]).
+# sasl (1), tls (1), proxied (1: clients are sent to ports of a proxy), disks (a directory
+# with one for each broker), set (['property=value', ...]).
 sub start
 {
 	my ($class, %options) = @_;
@@ -47,6 +48,7 @@ sub start
 	push @arguments, '--sasl' if $options{sasl};
 	push @arguments, '--tls' if $options{tls};
 	push @arguments, '--proxied' if $options{proxied};
+	push @arguments, '--disks', $self->{disks} = $options{disks} if $options{disks};
 	push @arguments, map { ('--set', $_) } @{ $options{set} || [] };
 	push @started, $self;
 	$self->control('start', @arguments);
@@ -67,7 +69,7 @@ sub stop
 	my ($self) = @_;
 	return if $self->{shared} || $self->{stopped}++;
 	$self->control('stop');
-	system('rm', '-rf', $self->{dir});
+	system('rm', '-rf', $self->{dir}, $self->{disks} ? glob "$self->{disks}/*/" . basename($self->{dir}) : ());
 }
 
 sub kill_broker { my ($self, $n) = @_; $self->control('kill', $n || 1) }
@@ -92,7 +94,8 @@ sub broker_pid
 {
 	my ($self, $n) = @_;
 	my $pid = eval { _line("$self->{dir}/$n/pid") } or return;
-	return kill(0, $pid) ? $pid : undef;
+	# empty for one that has ended
+	return eval { _line("/proc/$pid/cmdline") } ? $pid : undef;
 }
 
 # without passwords, where clients need one

@@ -70,6 +70,7 @@ sub unique_topic
 # extension  0: without CREATE EXTENSION in database postgres
 # start      0: not started
 # install_path  another PostgreSQL than the one in the PATH
+# clock      an OutboxClock that it starts on
 sub server
 {
 	my ($class, $name, %options) = @_;
@@ -89,7 +90,7 @@ sub server
 		$options{conf} || '', '');
 	push @servers, $self;
 	return $self if defined $options{start} && !$options{start};
-	$self->start;
+	$options{clock} ? $options{clock}->run(sub { $self->start }) : $self->start;
 	$self->sql('CREATE EXTENSION pg_outbox')
 	  unless defined $options{extension} && !$options{extension};
 	return $self;
@@ -226,11 +227,16 @@ sub kill_process
 	return kill($signal || 'KILL', $pid);
 }
 
-# SIGKILL to all at once, as when the machine dies; start() brings it back.
+# SIGKILL to all at once, as when the machine dies; start() brings it back.  The
+# postmaster stands still first: a child that it starts meanwhile would be left, and
+# could wait for ever for a lock that one of the dead has held.
 sub crash
 {
 	my ($self) = @_;
 	my $postmaster = $self->{_pid};
+
+	kill 'STOP', $postmaster;
+	$self->wait_until(sub { `ps -o stat= -p $postmaster` !~ /^[^TZ]/ });
 	my @children = split /\s+/, `ps -o pid= --ppid $postmaster`;
 
 	kill 'KILL', $postmaster, grep { /^\d+$/ } @children;

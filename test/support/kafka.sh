@@ -3,7 +3,7 @@
 #
 #   kafka.sh start DIR [--brokers N] [--auto-create true|false] [--partitions N]
 #                      [--message-max-bytes N] [--sasl] [--tls]
-#                      [--proxied] [--set property=value]
+#                      [--proxied] [--disks DIR] [--set property=value]
 #   kafka.sh stop DIR               ends all brokers that start has started
 #   kafka.sh kill DIR N             SIGKILL to broker N (1, 2, ...)
 #   kafka.sh stop-broker DIR N      clean stop of broker N
@@ -19,7 +19,8 @@
 # DIR/bootstrap.tls; DIR/tls/ca.pem has signed the brokers' certificate, and
 # DIR/tls/other-ca.pem has not.  With --proxied (and --sasl) clients are sent to other
 # ports, where nobody listens: DIR/proxy has a line PORT:BROKER_PORT for each, as
-# fault_proxy takes them.  Only processes whose pid is in DIR, and that run
+# fault_proxy takes them.  With --disks broker N keeps its data below DIR/N, a disk
+# of its own.  Only processes whose pid is in DIR, and that run
 # with its files, are ever signalled.
 set -eu
 
@@ -70,12 +71,15 @@ make_certificates() {
 write_properties() {
 	node=$1 port=$2 controller=$3 internal=$4 tls_port=$5 advertised=$6
 	mkdir -p "$dir/$node"
+	data=$dir/$node
+	[ -z "$disks" ] || data=$disks/$node/$(basename "$dir")
+	mkdir -p "$data"
 	cat >"$dir/$node/properties" <<-END
 		process.roles=broker,controller
 		node.id=$node
 		controller.quorum.voters=$voters
 		controller.listener.names=CONTROLLER
-		log.dirs=$dir/$node/data
+		log.dirs=$data/data
 		offsets.topic.replication.factor=$replicas
 		offsets.topic.num.partitions=4
 		transaction.state.log.replication.factor=$replicas
@@ -162,7 +166,7 @@ wait_end() {
 }
 
 start() {
-	brokers=1 auto_create=true partitions=4 message_max= sasl= tls= proxied= extra=
+	brokers=1 auto_create=true partitions=4 message_max= sasl= tls= proxied= disks= extra=
 	while [ $# -gt 0 ]; do
 		case $1 in
 			--brokers) brokers=$2; shift ;;
@@ -172,6 +176,7 @@ start() {
 			--sasl) sasl=yes ;;
 			--tls) tls=yes ;;
 			--proxied) proxied=yes ;;
+			--disks) disks=$2; shift ;;
 			--set) extra="$extra$2
 "; shift ;;
 			*) say "unknown: $1"; exit 2 ;;

@@ -210,12 +210,14 @@ sub run_healer
 }
 
 # May something come twice?  After a crash; after a clean stop that was not answered in
-# time; with exactly_once only if its position was taken from the broker before.
+# time; with exactly_once only if its position was taken from the broker before a relay
+# ended without having stored it in the database.
 sub duplicates_allowed
 {
 	my ($self) = @_;
 	return 1 if $self->{transactions_lost};
-	return $self->{displaced} && $self->{crash} if $self->{setup}{exactly_once};
+	return $self->{displaced} && ($self->{crash} || $self->count_log(qr/\] pg_outbox relay \w+ ERROR: /))
+	  if $self->{setup}{exactly_once};
 	return $self->{crash} || $self->{duplicates} || $self->{outage} && $self->{clean_stop};
 }
 
@@ -300,6 +302,7 @@ sub set_up
 	$self->{kafka} = $world->kafka($setup->{brokers});
 	$self->{log_from} = { $pg->name => -s $pg->logfile || 0 };
 	Faults::World->reset_settings($pg, $self->settings);
+	Faults::World->clock->set(0);
 	if ($setup->{disk} eq 'small')
 	{
 		$self->{place} = "$ENV{OUTBOX_SMALL_DISK}/faults.$$";

@@ -7,6 +7,7 @@ use strict;
 use warnings;
 
 use IPC::Run ();
+use OutboxClock;
 use OutboxKafka;
 use OutboxTest;
 use Time::HiRes qw(time usleep);
@@ -15,6 +16,7 @@ my $build = $ENV{OUTBOX_BUILD} || 'build';
 my $unique = 0;
 
 my @worlds;
+my $clock;
 
 # whoever ends it wants its servers ended too
 $SIG{TERM} = $SIG{INT} = $SIG{HUP} = sub { die "death by signal\n" };
@@ -23,8 +25,12 @@ sub new
 {
 	my ($class) = @_;
 	push @worlds, bless { kafka => {} }, $class;
+	$clock ||= OutboxClock->new;
 	return $worlds[-1];
 }
+
+# The clock of all PostgreSQL servers.
+sub clock { return $clock }
 
 # --- PostgreSQL ------------------------------------------------------------------
 
@@ -32,7 +38,7 @@ sub pg
 {
 	my ($self) = @_;
 	$self->{pg} ||= OutboxTest->server('faults' . ++$unique, extension => 0,
-		init => { allows_streaming => 1 }, conf => <<END);
+		clock => $clock, init => { allows_streaming => 1 }, conf => <<END);
 include_if_exists = 'faults.conf'
 wal_keep_size = 512MB
 autovacuum_naptime = 5s
@@ -108,7 +114,7 @@ sub start_pg
 	$pg->{_pid} = undef;
 	while (1)
 	{
-		return 1 if $pg->start(fail_ok => 1);
+		return 1 if $clock->run(sub { $pg->start(fail_ok => 1) });
 		# it may have started all the same, too slowly for pg_ctl
 		eval { $pg->_update_pid(-1) };
 		return 1 if defined $pg->{_pid} && $class->wait_up($pg);
@@ -134,7 +140,7 @@ sub standby
 	my $standby = OutboxTest->new($name);
 	$standby->init_from_backup($pg, $name, has_streaming => 1);
 	PostgreSQL::Test::Utils::system_log('rm', '-rf', $pg->backup_dir . "/$name");
-	$standby->start;
+	$clock->run(sub { $standby->start });
 	$pg->wait_for("SELECT count(*) FROM pg_stat_replication WHERE application_name = '$name' AND state = 'streaming'",
 		expect => 1) or die "the standby does not stream\n";
 	return $standby;
@@ -149,7 +155,10 @@ sub kafka
 	return $self->{kafka}{$brokers} if $self->{kafka}{$brokers};
 
 	my $kafka = OutboxKafka->start(brokers => $brokers, auto_create => 'false', sasl => 1, proxied => 1,
-		set => [ 'file.delete.delay.ms=1000', 'log.segment.bytes=67108864' ]);
+		disks => $ENV{OUTBOX_BROKER_DISKS} && "$ENV{OUTBOX_BROKER_DISKS}/$brokers",
+		# the clock of PostgreSQL may be ahead
+		set => [ 'file.delete.delay.ms=1000', 'log.segment.bytes=67108864',
+			'log.message.timestamp.after.max.ms=9223372036854775807' ]);
 	$kafka->{brokers} = $brokers;
 	my @links = split /\n/, PostgreSQL::Test::Utils::slurp_file("$kafka->{dir}/proxy");
 	my ($in, $out) = ('', '');
@@ -173,6 +182,21 @@ sub link_command
 	return;
 }
 
+# Leaves nothing of a broker's disk, and gives it back.
+sub fill_disk
+{
+	my ($class, $kafka, $n) = @_;
+	open my $f, '>', "$kafka->{disks}/$n/filler" or die "$kafka->{disks}/$n: $!\n";
+	for my $size (1 << 20, 4096)
+	{
+		1 while (syswrite($f, 'x' x $size) // 0) > 0;
+	}
+	close $f;
+	return;
+}
+
+sub free_disk { my ($class, $kafka, $n) = @_; unlink "$kafka->{disks}/$n/filler" if $kafka->{disks}; return }
+
 # Everything as it was, whatever a scenario has done to it.
 sub heal_kafka
 {
@@ -181,6 +205,7 @@ sub heal_kafka
 	for my $n (1 .. $kafka->{brokers})
 	{
 		$kafka->thaw($n);
+		$class->free_disk($kafka, $n);
 		$kafka->start_broker($n, 0) unless $kafka->broker_pid($n);
 	}
 	$kafka->admin('brokers', $kafka->{brokers}, 60);

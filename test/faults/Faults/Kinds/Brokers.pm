@@ -1,4 +1,4 @@
-# Brokers and the network between: killed, stopped, frozen, cut off, slow, lossy; topics
+# Brokers and the network between: killed, stopped, frozen, cut off, slow, lossy, full; topics
 # that are missing, forbidden, narrower than before, or made anew.
 package Faults::Kinds::Brokers;
 
@@ -44,6 +44,24 @@ for my $how (qw(kill stop freeze))
 		});
 	});
 }
+
+# Its disk is full: it halts by itself once it wants to write, and comes back when
+# somebody has made room.
+Faults::Kinds::add('broker-disk-full', outage => 1, weight => 3, needs => sub { $ENV{OUTBOX_BROKER_DISKS} }, inject => sub {
+	my ($scenario) = @_;
+	my $kafka = $scenario->kafka;
+	my $n = some_broker($scenario) or return;
+	my $seconds = rand 4;
+
+	Faults::World->fill_disk($kafka, $n);
+	my $halted = $scenario->soon(sub { !$kafka->broker_pid($n) }, 5);
+	return away_for($scenario, $seconds, sub {
+		Faults::World->free_disk($kafka, $n);
+		# also where it has not noticed, since it may have been cut short in the middle of a write
+		$kafka->kill_broker($n);
+		$kafka->start_broker($n, 0);
+	}) . ($halted ? ', halted' : '');
+});
 
 # --- the network -----------------------------------------------------------------------------
 

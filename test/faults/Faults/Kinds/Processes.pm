@@ -90,7 +90,7 @@ Faults::Kinds::add('recovery-crash', crash => 1, inject => sub {
 	end_postmaster($scenario, 'machine') or return;
 	for (1 .. 1 + int rand 3)
 	{
-		system('pg_ctl', '-W', '-s', '-D', $pg->data_dir, '-l', $pg->logfile, 'start');
+		Faults::World->clock->run(sub { system('pg_ctl', '-W', '-s', '-D', $pg->data_dir, '-l', $pg->logfile, 'start') });
 		$scenario->soon(sub { Faults::World::postmaster($pg) }, 5) or next;
 		usleep(rand 250_000);
 		my $pid = Faults::World::postmaster($pg) or next;

@@ -1,5 +1,5 @@
 # What happens to sessions: cancelled, ended, timed out, refused a connection, kept
-# waiting by somebody's locks or by an old snapshot; the disk full.
+# waiting by somebody's locks or by an old snapshot; the disk full, the clock wrong.
 package Faults::Kinds::Sessions;
 
 use strict;
@@ -125,6 +125,30 @@ Faults::Kinds::add('disk-full', weight => 6, needs => sub { $_[0]{disk} eq 'smal
 	close $f;
 	$scenario->later($seconds, sub { unlink $filler }, 'disk');
 	return sprintf 'for %.1f s', $seconds;
+});
+
+# The clock is set, and some of the time back again soon.  PostgreSQL's own timeouts come
+# early by that, or late; and who sleeps in SQL sleeps until that time of day.
+Faults::Kinds::add('clock-jump', weight => 4, permits => [ qr/canceling statement due to user request/,
+		qr/terminating connection due to idle-in-transaction timeout/, qr/canceling authentication due to timeout/,
+		qr/terminating wal(receiver|sender process) due to (replication )?timeout/,
+		qr/canceling (the )?wait for synchronous replication/, qr/worker took too long to start/ ], inject => sub {
+	my ($scenario) = @_;
+	my $clock = Faults::World->clock;
+	my $was = $clock->ahead;
+	my $by = pick(-1, 1) * pick(2, 30, 600, 3600, 4 * 3600);
+	my $wake = sub {
+		$scenario->try_sql('postgres', q{SELECT count(pg_cancel_backend(pid)) FROM pg_stat_activity WHERE wait_event = 'PgSleep'});
+	};
+
+	$clock->set($was + $by);
+	return if !(eval { $clock->strikes($scenario->pg) } // 1);
+	$wake->();
+	if (rand() < 0.4)
+	{
+		$scenario->later(rand 4, sub { $clock->set($was); $wake->() }, 'clock');
+	}
+	return "$by s";
 });
 
 1;
