@@ -202,8 +202,8 @@ typedef struct OutboxTransport
 	 * makes the eventfd readable when there is something to ask for.  Else OK,
 	 * ABORT, FENCED, FATAL or CONFIG, with *error; after FATAL a COMMIT may have
 	 * taken place.  COMMIT and ABORT need all reports to have been polled,
-	 * and nothing to be in flight: where answers don't come, close() it is, and
-	 * the next client's INIT aborts.
+	 * and nothing to be in flight: where answers don't come, or ABORT says that
+	 * it is not safe (FATAL), close() it is, and the next client's INIT aborts.
 	 */
 	OutboxFailure (*transaction) (OutboxClient *client, OutboxTxnStep step,
 								  int timeout_ms, OutboxError *error);

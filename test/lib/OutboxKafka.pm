@@ -68,8 +68,35 @@ sub stop
 {
 	my ($self) = @_;
 	return if $self->{shared} || $self->{stopped}++;
+	eval { $self->{proxy}{handle}->kill_kill(grace => 1) } if $self->{proxy};
 	$self->control('stop');
 	system('rm', '-rf', $self->{dir}, $self->{disks} ? glob "$self->{disks}/*/" . basename($self->{dir}) : ());
+}
+
+# The proxy of one that is proxied: its links pass what comes.
+sub start_proxy
+{
+	my ($self) = @_;
+	my @links = split /\n/, PostgreSQL::Test::Utils::slurp_file("$self->{dir}/proxy");
+	my ($in, $out) = ('', '');
+	my $proxy = IPC::Run::start([ "$build/fault_proxy", @links ], '<', \$in, '>', \$out);
+
+	$proxy->pump until $out =~ /ready\n/;
+	$self->{proxy} = { in => \$in, out => \$out, handle => $proxy };
+	return;
+}
+
+# A command to it: link_command(0, 'cut'); 0 is all links.
+sub link_command
+{
+	my ($self, @command) = @_;
+	my $proxy = $self->{proxy};
+
+	${ $proxy->{out} } = '';
+	${ $proxy->{in} } .= "@command\n";
+	$proxy->{handle}->pump until ${ $proxy->{out} } =~ /\n/;
+	die "the proxy says: ${ $proxy->{out} }" unless ${ $proxy->{out} } eq "ok\n";
+	return;
 }
 
 sub kill_broker { my ($self, $n) = @_; $self->control('kill', $n || 1) }

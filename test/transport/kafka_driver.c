@@ -10,6 +10,8 @@
  *	kafka_driver refuse BOOTSTRAP ROUNDS BYTES	how often is what sent twice
  *	kafka_driver stream BOOTSTRAP N RATE TOPIC	send, print, verify: for
  *												outages made from outside
+ *	kafka_driver aborts ADMIN_BOOTSTRAP name=value ...	transactions, by a proxy
+ *												(see kafka_aborts.c)
  *
  * The broker must let this client create topics, and have
  * auto.create.topics.enable=false.
@@ -515,6 +517,11 @@ main(int argc, char **argv)
 		return stream(n, atof(argv[4]), argv[5]);
 	if (strcmp(command, "refuse") == 0 && argc > 4)
 		return measure_in_flight(n, atoi(argv[4]));
+	if (strcmp(command, "aborts") == 0)
+	{
+		check_aborts();
+		return failures != 0;
+	}
 	if (strcmp(command, "check") != 0)
 		return 2;
 	if (n == 0)

@@ -54,11 +54,16 @@ extern OutboxFailure send_one(OutboxClient *client, const char *topic,
 							  intptr_t tag, OutboxError *error);
 extern OutboxFailure probe(OutboxClient *client, const char *topic,
 						   OutboxError *error);
+extern OutboxClient *open_transactional(char *bookmark_topic);
+extern OutboxFailure transaction_step(OutboxClient *client, Tally *tally,
+									  OutboxTxnStep which);
+extern bool load_bookmark(OutboxClient *client, const char **text);
 
 extern void check_all(void);
 extern void check_relaying(void);
 extern void check_in_flight(void);
 extern void check_transactions(void);
+extern void check_aborts(void);
 extern int	measure_in_flight(int rounds, int size);
 
 #endif							/* KAFKA_DRIVER_H */

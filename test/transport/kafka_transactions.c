@@ -16,7 +16,7 @@
 #define STEP_MS		100
 #define ROUNDS		100
 
-static OutboxClient *
+OutboxClient *
 open_transactional(char *bookmark_topic)
 {
 	OutboxTransportConfig config = {
@@ -34,10 +34,11 @@ open_transactional(char *bookmark_topic)
 	return client;
 }
 
-/* Take a step until it is done; the time between two tries is the caller's. */
-static OutboxFailure
-step(OutboxClient *client, Tally *tally, OutboxTxnStep which, int timeout_ms)
+/* Take a step until it is done. */
+OutboxFailure
+transaction_step(OutboxClient *client, Tally *tally, OutboxTxnStep which)
 {
+	int			timeout_ms = which == OUTBOX_TXN_COMMIT ? 0 : STEP_MS;
 	double		start = now();
 	OutboxFailure failure;
 	OutboxError error;
@@ -52,7 +53,7 @@ step(OutboxClient *client, Tally *tally, OutboxTxnStep which, int timeout_ms)
 	return failure;
 }
 
-static bool
+bool
 load_bookmark(OutboxClient *client, const char **text)
 {
 	double		start = now();
@@ -84,11 +85,11 @@ check_commits(OutboxClient *client, const char *topic)
 	for (int i = 0; i < ROUNDS; i++)
 	{
 		snprintf(text, sizeof(text), "round %d", i);
-		if (step(client, &tally, OUTBOX_TXN_BEGIN, STEP_MS) == OUTBOX_OK &&
+		if (transaction_step(client, &tally, OUTBOX_TXN_BEGIN) == OUTBOX_OK &&
 			send_one(client, topic, -1, text, strlen(text), i + 1, &error) == OUTBOX_OK &&
 			T.bookmark_write(client, text, &error) == OUTBOX_OK &&
 			wait_total(client, &tally, i + 1, 10) &&
-			step(client, &tally, OUTBOX_TXN_COMMIT, 0) == OUTBOX_OK)
+			transaction_step(client, &tally, OUTBOX_TXN_COMMIT) == OUTBOX_OK)
 			committed++;
 	}
 	ok(committed == ROUNDS && tally.by[OUTBOX_OK] == ROUNDS,
@@ -110,14 +111,14 @@ check_transactions(void)
 	topic_name(bookmark_topic, "bookmarks");
 	topic_admin(topic, 1, NULL);
 	client = open_transactional(bookmark_topic);
-	ok(step(client, &tally, OUTBOX_TXN_INIT, STEP_MS) == OUTBOX_OK &&
+	ok(transaction_step(client, &tally, OUTBOX_TXN_INIT) == OUTBOX_OK &&
 	   load_bookmark(client, &text) && text == NULL, "no bookmark at first");
 	check_commits(client, topic);
 	ok(T.close(client, 5000), "closed");
 
 	client = open_transactional(bookmark_topic);
 	snprintf(last, sizeof(last), "round %d", ROUNDS - 1);
-	ok(step(client, &tally, OUTBOX_TXN_INIT, STEP_MS) == OUTBOX_OK &&
+	ok(transaction_step(client, &tally, OUTBOX_TXN_INIT) == OUTBOX_OK &&
 	   load_bookmark(client, &text) && text != NULL && strcmp(text, last) == 0,
 	   "the bookmark is that of the last commit");
 	ok(T.close(client, 5000), "closed");

@@ -160,26 +160,9 @@ sub kafka
 		set => [ 'file.delete.delay.ms=1000', 'log.segment.bytes=67108864',
 			'log.message.timestamp.after.max.ms=9223372036854775807' ]);
 	$kafka->{brokers} = $brokers;
-	my @links = split /\n/, PostgreSQL::Test::Utils::slurp_file("$kafka->{dir}/proxy");
-	my ($in, $out) = ('', '');
-	my $proxy = IPC::Run::start([ "$build/fault_proxy", @links ], '<', \$in, '>', \$out);
-	$proxy->pump until $out =~ /ready\n/;
-	$kafka->{proxy} = { in => \$in, out => \$out, handle => $proxy };
+	$kafka->start_proxy;
 	$self->{kafka}{$brokers} = $kafka;
 	return $kafka;
-}
-
-# A command to the proxy: link_command($kafka, 0, 'cut'); 0 is all links.
-sub link_command
-{
-	my ($class, $kafka, @command) = @_;
-	my $proxy = $kafka->{proxy};
-
-	${ $proxy->{out} } = '';
-	${ $proxy->{in} } .= "@command\n";
-	$proxy->{handle}->pump until ${ $proxy->{out} } =~ /\n/;
-	die "the proxy says: ${ $proxy->{out} }" unless ${ $proxy->{out} } eq "ok\n";
-	return;
 }
 
 # Leaves nothing of a broker's disk, and gives it back.
@@ -201,7 +184,7 @@ sub free_disk { my ($class, $kafka, $n) = @_; unlink "$kafka->{disks}/$n/filler"
 sub heal_kafka
 {
 	my ($class, $kafka) = @_;
-	$class->link_command($kafka, 0, 'pass');
+	$kafka->link_command(0, 'pass');
 	for my $n (1 .. $kafka->{brokers})
 	{
 		$kafka->thaw($n);
@@ -221,11 +204,7 @@ sub end
 		$pg->{_pid} = postmaster($pg);
 		eval { $pg->stop('immediate') };
 	}
-	for my $kafka (values %{ $self->{kafka} })
-	{
-		eval { $kafka->{proxy}{handle}->kill_kill(grace => 1) };
-		$kafka->stop;
-	}
+	$_->stop for values %{ $self->{kafka} };
 	return;
 }
 

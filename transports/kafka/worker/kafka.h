@@ -110,6 +110,7 @@ struct OutboxClient
 	/* transactions, see kafka_txn.c */
 	bool		transactional;
 	char	   *transactional_id;
+	bool		unsure;			/* one that failed may have been written */
 	struct KafkaCommit *commit; /* under way, or not */
 	char	   *bookmark_topic;
 	rd_kafka_resp_err_t bookmark_err;	/* of a failed one */

@@ -273,6 +273,10 @@ kafka_delivered(rd_kafka_t *rk, const rd_kafka_message_t *message, void *opaque)
 	OutboxReport *report;
 
 	(void) rk;
+	/* see kafka_txn.c about aborts */
+	if (message->err != RD_KAFKA_RESP_ERR_NO_ERROR &&
+		rd_kafka_message_status(message) != RD_KAFKA_MSG_STATUS_NOT_PERSISTED)
+		client->unsure = true;
 	if (client->transactional && message->_private == NULL)
 	{
 		/* a bookmark; when it failed, so has the transaction */

@@ -8,11 +8,15 @@
  * A record that fails makes the transaction one that can only be aborted; that
  * also takes the place of the gapless guarantee.
  *
- * Abort.  What is on its way when a transaction is aborted is purged, though a
- * broker may have appended it; then 2.0.2 and the broker count differently, and
- * the broker takes later records for those (seen: acknowledged, and lost).  So an
- * abort waits for all answers, the bookmark's too; where they don't come, the
- * client is given up, and the next one's INIT aborts, with a new epoch.
+ * Abort.  A message whose request's answer was lost with the connection is in its
+ * queue again, though a broker may have appended it.  The library throws away what is
+ * queued when a transaction is aborted, and also by itself when a record's refusal
+ * makes it one that can only be; and then gives those sequence numbers to the next
+ * messages (2.0.2 and 2.14.2: ADVBASE in its debug log).  The broker takes these for
+ * the ones it has: they are acknowledged, and lost.  So an abort waits for all
+ * answers, the bookmark's too.  Where they don't come, or one that failed may have
+ * been written, the client is given up, and the next one's INIT aborts, with a new
+ * epoch, in which numbers begin anew.
  *
  * Commit.  A call that is resumed begins with a step of its own.  Should that
  * one's time be over too, the library (seen with 2.0.2) forgets that a commit is
@@ -203,6 +207,22 @@ commit_start(OutboxClient *client, OutboxError *error)
 	return OUTBOX_RETRY;
 }
 
+/* Have the transaction aborted, where that is safe. */
+static OutboxFailure
+abort_step(OutboxClient *client, rd_kafka_error_t **cause, int timeout_ms,
+		   OutboxError *error)
+{
+	OutboxFailure failure = await_answers(client, error);
+
+	if (failure != OUTBOX_OK)
+		return failure;
+	if (client->unsure)
+		return set_error(client, error, OUTBOX_FATAL, RD_KAFKA_RESP_ERR__PURGE_QUEUE,
+						 "the connection was lost while a transaction failed");
+	*cause = rd_kafka_abort_transaction(client->rk, timeout_ms);
+	return OUTBOX_OK;
+}
+
 /* Have the transaction committed; RETRY: it is under way. */
 static OutboxFailure
 commit_step(OutboxClient *client, rd_kafka_error_t **cause, OutboxError *error)
@@ -240,9 +260,7 @@ kafka_transaction(OutboxClient *client, OutboxTxnStep step, int timeout_ms,
 			failure = commit_step(client, &cause, error);
 			break;
 		case OUTBOX_TXN_ABORT:
-			failure = await_answers(client, error);
-			if (failure == OUTBOX_OK)
-				cause = rd_kafka_abort_transaction(client->rk, timeout_ms);
+			failure = abort_step(client, &cause, timeout_ms, error);
 			break;
 	}
 	/* abort has called back for the reports that were left */

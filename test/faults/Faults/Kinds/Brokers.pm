@@ -82,15 +82,15 @@ for my $how (sort keys %network)
 		my $seconds = $network{$how}->();
 		my @amount = $amount{$how} ? pick(@{ $amount{$how} }) : ();
 
-		Faults::World->link_command($kafka, $link, $how, @amount);
-		$scenario->later($seconds, sub { Faults::World->link_command($kafka, $link, 'pass') });
+		$kafka->link_command($link, $how, @amount);
+		$scenario->later($seconds, sub { $kafka->link_command($link, 'pass') });
 		return sprintf '%s for %.1f s', join(' ', $link ? "broker $link" : 'all', @amount), $seconds;
 	});
 }
 
 Faults::Kinds::add('net-reset', outage => 1, weight => 3, inject => sub {
 	my ($scenario) = @_;
-	Faults::World->link_command($scenario->kafka, 0, 'reset');
+	$scenario->kafka->link_command(0, 'reset');
 	return 1;
 });
 
