@@ -38,6 +38,7 @@
 #include "relay/worker.h"
 #include "storage/ipc.h"
 #include "storage/lmgr.h"
+#include "storage/pmsignal.h"
 #include "storage/proc.h"
 #include "utils/inval.h"
 #include "utils/memutils.h"
@@ -424,7 +425,12 @@ relay_loop(Relay *relay)
 		else if (sleep_ms > 0)
 			relay_sleep(relay, sleep_ms);
 		else
+		{
+			/* who sleeps is told; who doesn't may have no pause for long */
+			if (!PostmasterIsAlive())
+				proc_exit(1);
 			CHECK_FOR_INTERRUPTS();
+		}
 	}
 }
 

@@ -98,5 +98,13 @@ $pg->create_server('events', $few, topics => $other, exactly_once => 'true');
 $pg->sql("SELECT judge.publish_many('$other', 10)");
 withheld('no coordinator', qr/./, qr/transaction\.state\.log\.replication\.factor/);
 
+# It asks again without a pause; but a postmaster that dies is seen.
+my $relay = $pg->relay_pid('events');
+$pg->kill_process($pg->{_pid});
+ok($pg->wait_until(sub { !kill 0, $relay }, timeout => 20), 'a relay does not outlive its server');
+$pg->{_pid} = undef;
+$pg->start;
+withheld('no coordinator', qr/./, qr/transaction\.state\.log\.replication\.factor/);
+
 $pg->stop;
 done_testing();
