@@ -15,6 +15,7 @@
 #   make check-deep     what takes longer than check may
 #   make check-asan     the tests under AddressSanitizer and UBSan
 #   make check-valgrind publish, relay and one drain under valgrind
+#   make check-tsan     the Kafka transport under ThreadSanitizer
 #   make check-caches   publish, with every catalog cache thrown away at once
 #   make analyze        gcc -fanalyzer, clang's analyzer, cppcheck
 #   make coverage       what the tests reach
@@ -31,7 +32,7 @@
 
 .PHONY: all install uninstall clean demo check check-regress check-isolation \
 	check-tap check-fuzz check-model check-next check-deep check-asan check-valgrind check-caches \
-	coverage analyze faults fuzz model bench programs
+	check-tsan coverage analyze faults fuzz model bench programs
 
 all install uninstall:
 	$(MAKE) -f extension.mk $@
@@ -51,10 +52,10 @@ check:
 	test/run-check
 
 check-regress check-isolation check-tap check-fuzz check-model check-next check-deep check-asan \
-check-valgrind check-caches: check-%:
+check-valgrind check-caches check-tsan: check-%:
 	test/run-check $*
 
-check-deep: check-asan check-valgrind check-caches analyze model
+check-deep: check-asan check-valgrind check-caches check-tsan analyze model
 
 analyze:
 	test/support/analyze.sh

@@ -27,6 +27,12 @@ $(OUT)/kafka_driver: $(wildcard test/transport/*.c test/transport/*.h) \
 	$(wildcard $(KAFKA_WORKER)/*.h src/transport/transport.h)
 $(OUT)/kafka_driver: CPPFLAGS += -D_GNU_SOURCE -Isrc -I$(KAFKA_WORKER)
 
+# TSAN=1: under ThreadSanitizer; with an OUT of its own
+ifneq ($(TSAN),)
+$(OUT)/kafka_driver: test/support/tsan_threads.c
+$(OUT)/kafka_driver: CFLAGS = -O1 -g -fsanitize=thread -rdynamic
+endif
+
 $(PROGRAMS): programs.mk
 	@mkdir -p $(OUT)
 	$(CC) $(CPPFLAGS) $(CFLAGS) $(WARNINGS) -o $@ $(filter %.c,$^) -lrdkafka -lpthread

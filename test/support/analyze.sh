@@ -22,9 +22,9 @@ looked=0
 for file in $files; do
 	flags="-D_GNU_SOURCE -DOUTBOX_FAULT_POINTS -Isrc -I$(dirname "$file") -I$out -I$server"
 	gcc -fanalyzer -O1 $flags -c -o /dev/null "$file" 2>&1 |
-		sed -n 's/^\([^ ]*\.[ch]\):[0-9]*:[0-9]*: \(warning\|error\): \(.*\)/gcc \1: \3/p'
+		sed -n 's/^\([^ ]*\.[ch]\):[0-9]*:[0-9]*: \(warning\|error\|fatal error\): \(.*\)/gcc \1: \3/p'
 	clang-14 --analyze -Wno-ignored-attributes $flags -o /dev/null "$file" 2>&1 |
-		sed -n 's/^\([^ ]*\.[ch]\):[0-9]*:[0-9]*: \(warning\|error\): \(.*\)/clang \1: \3/p'
+		sed -n 's/^\([^ ]*\.[ch]\):[0-9]*:[0-9]*: \(warning\|error\|fatal error\): \(.*\)/clang \1: \3/p'
 	looked=$((looked + 2))
 done >>"$out/found"
 cppcheck --quiet --enable=warning,portability,performance --max-configs=1 \

@@ -256,7 +256,7 @@ check_slow_broker(void)
 	wait_total(client, &tally, RECORDS, 1);
 	open = RECORDS - tally.total;
 	printf("# slow: purged %d, open %d\n", tally.by[OUTBOX_PURGED], open);
-	ok(tally.by[OUTBOX_PURGED] > 0 && open >= BATCH && open <= 5 * BATCH,
+	ok(tally.by[OUTBOX_PURGED] > 0 && open > 0 && open <= 5 * BATCH,
 	   "the queue is given back, and nothing that is on its way");
 	T.purge(client, true);
 	ok(wait_total(client, &tally, RECORDS, 2) &&

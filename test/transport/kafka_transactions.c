@@ -15,6 +15,7 @@
 
 #define STEP_MS		100
 #define ROUNDS		100
+#define CLOSINGS	6
 
 OutboxClient *
 open_transactional(char *bookmark_topic)
@@ -97,6 +98,62 @@ check_commits(OutboxClient *client, const char *topic)
 	ok(consume(topic, 1, NULL, NULL) == ROUNDS, "all of it is there");
 }
 
+/* Begin a commit, and look at it some times. */
+static bool
+leave_commit(OutboxClient *client, const char *topic, const char *text, int looks)
+{
+	Tally		tally = {0};
+	OutboxError error;
+
+	if (transaction_step(client, &tally, OUTBOX_TXN_BEGIN) != OUTBOX_OK ||
+		send_one(client, topic, -1, text, strlen(text), 1, &error) != OUTBOX_OK ||
+		T.bookmark_write(client, text, &error) != OUTBOX_OK ||
+		!wait_total(client, &tally, 1, 10))
+		return false;
+	for (int i = 0; i < looks; i++)
+	{
+		OutboxFailure failure = T.transaction(client, OUTBOX_TXN_COMMIT, 0, &error);
+
+		if (failure != OUTBOX_RETRY)
+			return failure == OUTBOX_OK;
+		(void) poll(NULL, 0, 1);
+	}
+	return true;
+}
+
+/*
+ * Clients that are closed before or while they commit, or just after: each
+ * closes in time, and the next one's bookmark tells what became of it.
+ */
+static void
+check_closings(char *bookmark_topic, const char *topic, int before)
+{
+	const char *found;
+	char		text[32] = "";
+	int			committed = 0;
+	int			good = 0;
+
+	for (int i = 0; i <= CLOSINGS; i++)
+	{
+		OutboxClient *client = open_transactional(bookmark_topic);
+		Tally		tally = {0};
+		bool		fine = transaction_step(client, &tally, OUTBOX_TXN_INIT) == OUTBOX_OK &&
+			load_bookmark(client, &found) && found != NULL;
+
+		if (fine && strcmp(found, text) == 0)
+			committed++;
+		snprintf(text, sizeof(text), "closing %d", i);
+		if (fine && i < CLOSINGS)
+			fine = leave_commit(client, topic, text, i * 2);
+		if (T.close(client, 5000) && fine)
+			good++;
+	}
+	ok(good == CLOSINGS + 1, "closed while they commit");
+	printf("# %d of %d were committed\n", committed, CLOSINGS);
+	ok(consume(topic, 1, NULL, NULL) == before + committed,
+	   "what the bookmark says is there, and no more");
+}
+
 void
 check_transactions(void)
 {
@@ -122,4 +179,5 @@ check_transactions(void)
 	   load_bookmark(client, &text) && text != NULL && strcmp(text, last) == 0,
 	   "the bookmark is that of the last commit");
 	ok(T.close(client, 5000), "closed");
+	check_closings(bookmark_topic, topic, ROUNDS);
 }
