@@ -12,7 +12,8 @@ my $driver = IPC::Run::start(
 		'sasl.mechanism=PLAIN', 'sasl.username=app', 'sasl.password=app-secret',
 		# what was in flight waits that long before it is sent again
 		'retry.backoff.ms=3000', 'reconnect.backoff.ms=10', 'reconnect.backoff.max.ms=10',
-		'linger.ms=0' ],
+		# all of a batch in one request, however slow this machine is: few may be in flight
+		'linger.ms=500' ],
 	'<', \$in, '>', \$out);
 while (1)
 {
