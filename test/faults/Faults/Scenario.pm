@@ -395,12 +395,11 @@ sub heal
 sub decide_prepared
 {
 	my ($self) = @_;
-	my $pg = $self->pg;
 	for my $database (map { $_->{name} } @{ $self->{databases} })
 	{
-		my $gids = $pg->sql('SELECT gid FROM pg_prepared_xacts WHERE database = current_database()', dbname => $database);
+		my $gids = $self->try_sql($database, 'SELECT gid FROM pg_prepared_xacts WHERE database = current_database()');
 		# unless it was its own session that came first
-		$pg->psql($database, (rand() < 0.6 ? 'COMMIT' : 'ROLLBACK') . " PREPARED '$_'") for split /\n/, $gids;
+		$self->try_sql($database, (rand() < 0.6 ? 'COMMIT' : 'ROLLBACK') . " PREPARED '$_'") for split /\n/, $gids // '';
 	}
 	return;
 }
