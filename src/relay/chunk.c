@@ -338,15 +338,7 @@ give_up_silent(Relay *relay)
 	chunk->state = OUTBOX_CHUNK_ABORT;
 	if (relay->windows->held == 0)
 	{
-		MemoryContext old = MemoryContextSwitchTo(relay->scratch);
-
-		error.failure = OUTBOX_CONFIG;
-		strlcpy(error.text, "no answer to any message of a transaction", sizeof(error.text));
-		snprintf(error.hint, sizeof(error.hint),
-				 "Check that the topics that are written, and \"%.120s\", have leaders and min.insync.replicas in sync.",
-				 relay_position_topic(relay->server));
-		MemoryContextSwitchTo(old);
-		MemoryContextReset(relay->scratch);
+		relay->transport->explain_silence(relay->client, &error);
 		relay_chunk_lost(relay, &error);
 		return;
 	}

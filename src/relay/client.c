@@ -60,8 +60,8 @@ relay_back_off(Relay *relay)
 }
 
 /* Where positions are kept, with exactly-once delivery; in the current context. */
-char *
-relay_position_topic(const OutboxServer *server)
+static char *
+position_topic(const OutboxServer *server)
 {
 	char	   *topic;
 
@@ -105,7 +105,7 @@ relay_client_ensure(Relay *relay)
 	{
 		config.transactional_id = config.bookmark_key =
 			psprintf("pg_outbox.%s.%s", relay->server->core.home, relay->server->name);
-		config.bookmark_topic = relay_position_topic(relay->server);
+		config.bookmark_topic = position_topic(relay->server);
 	}
 	if (config.transactional_id != NULL && relay->transport->transaction == NULL)
 	{

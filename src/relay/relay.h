@@ -136,7 +136,6 @@ typedef struct Relay
 } Relay;
 
 /* client.c */
-extern char *relay_position_topic(const OutboxServer *server);
 extern bool relay_client_ensure(Relay *relay);
 extern void relay_client_close(Relay *relay, bool drain);
 extern bool relay_client_destroy(Relay *relay, int timeout_ms);

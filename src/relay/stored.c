@@ -14,8 +14,9 @@
  *
  * At a clean stop, what was acknowledged beyond the cursor (because something
  * before it could not be delivered) is written down too, as ids, and is not
- * sent again.  Ids are listed one by one, in runs: an id in between may belong
- * to a transaction that is still open.
+ * sent again.  With exactly-once delivery always: a bookmark has them, and a row
+ * that lacked them would outrank it.  Ids are listed one by one, in runs: an id
+ * in between may belong to a transaction that is still open.
  *
  * Copyright (c) 2026, pg_outbox contributors
  *
@@ -191,15 +192,22 @@ first_unsettled(const OutboxWindow *window)
 	return seq;
 }
 
-/* Collect the ids that are settled beyond a window's oldest entry that is not. */
+/*
+ * Collect the ids that are done beyond a window's oldest entry that is not; or
+ * that are when what is held is.
+ */
 static uint64 *
-collect_done(const OutboxWindow *window, uint64 *ids, uint64 *n, uint64 *allocated)
+collect_done(const OutboxWindow *window, bool behind_held, uint64 *ids, uint64 *n,
+			 uint64 *allocated)
 {
-	for (uint64 seq = first_unsettled(window); seq < window->next; seq++)
+	uint64		seq = behind_held ? first_unsettled(window) : window->first;
+
+	for (; seq < window->next; seq++)
 	{
 		const OutboxEntry *entry = outbox_window_entry(window, seq);
 
-		if (entry == NULL || !is_settled(entry))
+		if (entry == NULL ||
+			!(behind_held ? is_settled(entry) : entry->state == OUTBOX_ENTRY_DONE))
 			continue;
 		if (*n == *allocated)
 		{
@@ -236,15 +244,16 @@ merge_ranges(OutboxStoredPosition *position)
 
 /* What is acknowledged beyond the cursors, for the main stream's position. */
 static void
-fill_acked(Relay *relay, OutboxStoredPosition *position)
+fill_acked(Relay *relay, bool behind_held, OutboxStoredPosition *position)
 {
 	uint64		n = 0;
 	uint64		allocated = 0;
-	uint64	   *ids = collect_done(relay->main.window, NULL, &n, &allocated);
+	uint64	   *ids = collect_done(relay->main.window, behind_held, NULL, &n, &allocated);
 	ListCell   *lc;
 
 	foreach(lc, relay->lagging)
-		ids = collect_done(((OutboxStream *) lfirst(lc))->window, ids, &n, &allocated);
+		ids = collect_done(((OutboxStream *) lfirst(lc))->window, behind_held, ids, &n,
+						   &allocated);
 
 	/* those of the last stop that were not met yet, and others: no matter */
 	if (relay->acked.left > 0)
@@ -280,9 +289,9 @@ is_stored_or_later(const OutboxStream *stream, const OutboxSnapshot *s)
 }
 
 /*
- * Where a stream stands; behind_held: when what is held is done.  Of a batch that standbys don't have yet nothing is
- * sent; and the position must not name its snapshot: then it is the one before
- * the batch.
+ * Where a stream stands; behind_held: when what is held is done.  Of a batch that
+ * standbys don't have yet nothing is sent; and the position must not name its
+ * snapshot: then it is the one before the batch.
  */
 static void
 stream_position(OutboxStream *stream, bool behind_held, OutboxPosition *pos)
@@ -340,7 +349,7 @@ relay_positions_behind_chunk(Relay *relay)
 	ListCell   *lc;
 
 	stream_position(&relay->main, true, &position->pos);
-	fill_acked(relay, position);
+	fill_acked(relay, true, position);
 	foreach(lc, relay->lagging)
 	{
 		OutboxStream *stream = lfirst(lc);
@@ -410,17 +419,21 @@ note_all_stored(Relay *relay, List *positions)
  * The main stream's row speaks for a topic that has no row of its own.  So
  * where a topic gets its first, or loses its last, either all rows are written
  * or none.  With exactly-once delivery always: a row alone would outrank the
- * bookmark, and with it rows of other streams that are older than that.
+ * bookmark, and with it rows of other streams that are older than that.  And
+ * the main stream's row has what is acknowledged, of all streams, so it goes
+ * with each other.
  */
 bool
 relay_positions_store(Relay *relay, bool last)
 {
 	MemoryContext old = MemoryContextSwitchTo(relay->scratch);
+	bool		exactly_once = relay->server->core.exactly_once;
 	List	   *positions = NIL;
+	List	   *of_topics = NIL;
 	bool		together = last || relay->rejoined != NIL ||
 		relay->chunk.state == OUTBOX_CHUNK_CLAIM;
 	bool		all_or_none;
-	bool		safe;
+	bool		safe = true;
 	ListCell   *lc;
 
 	Assert(!last || relay->client == NULL);
@@ -430,13 +443,18 @@ relay_positions_store(Relay *relay, bool last)
 		return false;
 	}
 	foreach(lc, relay->lagging)
+	{
 		together = together || !((OutboxStream *) lfirst(lc))->stored;
-	all_or_none = together || relay->server->core.exactly_once;
-	safe = add_moved(&positions, &relay->main, together);
-	if (positions != NIL && last && OUTBOX_RULE("position-with-acked"))
-		fill_acked(relay, linitial(positions));
-	foreach(lc, relay->lagging)
-		safe = add_moved(&positions, lfirst(lc), false) && safe;
+		safe = add_moved(&of_topics, lfirst(lc), false) && safe;
+	}
+	all_or_none = together || exactly_once;
+	safe = add_moved(&positions, &relay->main,
+					 together || (exactly_once && of_topics != NIL)) && safe;
+	if (positions != NIL &&
+		((last && OUTBOX_RULE("position-with-acked")) ||
+		 (exactly_once && OUTBOX_RULE("position-with-bookmarks-acked"))))
+		fill_acked(relay, false, linitial(positions));
+	positions = list_concat(positions, of_topics);
 	if (positions != NIL && (safe || !all_or_none))
 	{
 		write_positions(relay, positions);

@@ -208,6 +208,9 @@ typedef struct OutboxTransport
 	OutboxFailure (*transaction) (OutboxClient *client, OutboxTxnStep step,
 								  int timeout_ms, OutboxError *error);
 
+	/* *error of a transaction that has no answer to any of its records: CONFIG */
+	void		(*explain_silence) (OutboxClient *client, OutboxError *error);
+
 	/*
 	 * Write the client's bookmark, as part of the transaction.  It is copied
 	 * and makes no report.

@@ -90,6 +90,11 @@ static const Scope scopes[] = {
 		}
 	},
 	{
+		.name = "careful", .lanes = 1, .segs = 1, .pubs = 3, .srvs = 1, .msgs = 8, .xids = 8,
+		.xact_msgs = 3, .topics = 3, .piece = 3, .reserve = 8, .exactly_once = 1, .careful = true,
+		.budget = {[KILLS] = 1, [TROUBLES] = 1, [STALLS] = 1}
+	},
+	{
 		.name = "ids", .lanes = 1, .segs = 1, .pubs = 4, .srvs = 1, .msgs = 8, .xids = 12,
 		.xact_msgs = 1, .topics = 1, .piece = 2, .reserve = 2, .exactly_once = 1,
 		.split_open = true, .budget = {[CRASHES] = 4}

@@ -29,7 +29,7 @@
 #define MAX_XIDS	12
 #define MAX_BATCHES	14
 #define MAX_TIMELINES 4
-#define TOPICS		2
+#define TOPICS		3
 #define LAGGER		1			/* the topic that may lag */
 #define NONE		0xff
 #define MAX_ACTIONS	128
@@ -315,6 +315,7 @@ typedef struct Scope
 	bool		split_list;		/* segments are listed, then opened */
 	bool		split_commit;	/* commits are written, then seen */
 	bool		one_by_one;		/* entries are sent */
+	bool		careful;		/* the same, and topics don't wait for each other */
 	bool		split_open;		/* segments are opened, then lanes taken */
 	uint8_t		budget[NFAULTS];
 } Scope;
@@ -378,6 +379,7 @@ extern const char *const property_names[NPROPERTIES];
 	X(COMMIT_ANSWERED, "commit-answered", "exactly-once") \
 	X(IDS_BELOW_LIMIT, "ids-below-limit", "ids") \
 	X(STORE_UNLESS_OPEN, "store-unless-open", "exactly-once") \
+	X(WITH_BOOKMARKS_ACKED, "position-with-bookmarks-acked", "careful") \
 	X(ALL_ROWS, "all-rows", "synchronous") \
 	X(REPLICATED_BEFORE_SEND, "replicated-before-send", "synchronous") \
 	X(REPLICATED_BEFORE_BOOKMARK, "replicated-before-bookmark", "synchronous") \

@@ -15,6 +15,8 @@
 
 #include "model.h"
 
+#define ANY		0xff			/* topic */
+
 /* --- windows --------------------------------------------------------------------- */
 
 void
@@ -83,34 +85,36 @@ none_in_flight(const State *st, const Relay *r, int topic)
 		first_entry(st, (Relay *) r, topic, ENTRY_APPENDED) == NULL;
 }
 
-/* What a stream may send next; NULL: nothing. */
+/* What a stream may send next, of a topic or (ANY) of all; NULL: nothing. */
 static Entry *
-next_queued(const State *st, Relay *r, int stream)
+next_queued(const State *st, Relay *r, int stream, int topic)
 {
 	Stream	   *w = &r->stream[stream];
 
 	if (stream == 1 && r->trouble)
 		return NULL;
 	for (int i = 0; i < w->n; i++)
-		if (w->entry[i].state == ENTRY_QUEUED)
+		if (w->entry[i].state == ENTRY_QUEUED &&
+			(topic == ANY || st->spec.msg[w->entry[i].msg].topic == topic))
 			return is_replicated(st, r->batch[w->entry[i].batch].lsn) ||
 				!ON(REPLICATED_BEFORE_SEND) ? &w->entry[i] : NULL;
 	return NULL;
 }
 
+/* With care one of a topic, while others wait: what is done is no prefix then. */
 static void
-send_queued(State *st, int s, int stream)
+send_queued(State *st, int s, int stream, int topic)
 {
 	Relay	   *r = &st->relay[s];
 	Entry	   *entry;
 
 	if (r->chunk == CHUNK_READY)
 		r->chunk = CHUNK_OPEN;
-	while ((entry = next_queued(st, r, stream)) != NULL)
+	while ((entry = next_queued(st, r, stream, topic)) != NULL)
 	{
 		judge_send(st, s, entry->msg);
 		entry->state = ENTRY_SENT;
-		if (scope.one_by_one)
+		if (scope.one_by_one || topic != ANY)
 			break;
 	}
 }
@@ -269,6 +273,18 @@ fault_actions(const State *st, int s, Actions *out)
 }
 
 static void
+send_actions(const State *st, int s, int stream, Actions *out)
+{
+	Relay	   *r = (Relay *) &st->relay[s];
+
+	if (!scope.careful && next_queued(st, r, stream, ANY) != NULL)
+		add_action(out, A_SEND, s, stream, ANY);
+	for (int topic = 0; scope.careful && topic < scope.topics; topic++)
+		if (next_queued(st, r, stream, topic) != NULL)
+			add_action(out, A_SEND, s, stream, topic);
+}
+
+static void
 reading_actions(const State *st, int s, Actions *out)
 {
 	const Relay *r = &st->relay[s];
@@ -284,8 +300,8 @@ reading_actions(const State *st, int s, Actions *out)
 	{
 		if (may_fetch(r, stream))
 			add_action(out, scope.split_list ? A_LIST : A_FETCH, s, stream, 0);
-		if (next_queued(st, (Relay *) r, stream) != NULL && chunk_may_send(r, s))
-			add_action(out, A_SEND, s, stream, 0);
+		if (chunk_may_send(r, s))
+			send_actions(st, s, stream, out);
 	}
 	if (r->lagging && !r->trouble && r->stream[1].reader.batch == 0 &&
 		snapshot_before(r->stream[1].reader.last, reader->last))
@@ -422,7 +438,7 @@ client_step(State *st, const Action *action)
 	switch (action->kind)
 	{
 		case A_SEND:
-			send_queued(st, s, action->b);
+			send_queued(st, s, action->b, action->c);
 			break;
 		case A_APPEND:
 			entry = first_entry(st, r, action->b, ENTRY_SENT);

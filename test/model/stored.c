@@ -120,7 +120,8 @@ add_moved(const State *st, int s, int stream, bool anyway, bool *safe, Position 
 /*
  * What is to be stored now.  Where the lagging topic gets its first row, or loses its
  * last, the main stream's goes with it, or none.  So it is where the rows outrank a
- * bookmark: one that stays behind is older than it.
+ * bookmark: one that stays behind is older than it.  The main stream's then goes with
+ * the other, for what is acknowledged.
  */
 static bool
 plan_store(const State *st, int s, bool last, bool *safe, bool *add, Position *pos)
@@ -131,8 +132,8 @@ plan_store(const State *st, int s, bool last, bool *safe, bool *add, Position *p
 	bool		all = together || (is_exactly_once(s) && ON(ALL_ROWS));
 
 	*safe = true;
-	add[0] = add_moved(st, s, 0, together, safe, &pos[0]);
 	add[1] = add_moved(st, s, 1, false, safe, &pos[1]);
+	add[0] = add_moved(st, s, 0, together || (is_exactly_once(s) && add[1]), safe, &pos[0]);
 	return (add[0] || add[1]) && (*safe || !all);
 }
 
@@ -207,7 +208,8 @@ positions_store(State *st, int s, bool last)
 	r->rejoined = 0;
 	if (add[0])
 	{
-		if (last && ON(POSITION_WITH_ACKED))
+		if ((last && ON(POSITION_WITH_ACKED)) ||
+			(is_exactly_once(s) && ON(WITH_BOOKMARKS_ACKED)))
 			pos[0].acked = acked_beyond(r);
 		write_position(st, s, 0, &pos[0]);
 	}

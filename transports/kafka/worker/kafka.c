@@ -349,6 +349,7 @@ const OutboxTransport kafka_transport = {
 	.purge = kafka_purge,
 	.close = kafka_close,
 	.transaction = kafka_transaction,
+	.explain_silence = kafka_explain_silence,
 	.bookmark_write = kafka_bookmark_write,
 	.bookmark_read = kafka_bookmark_read,
 	.transaction_ms = KAFKA_TRANSACTION_MS,

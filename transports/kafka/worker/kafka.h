@@ -183,6 +183,7 @@ extern OutboxFailure kafka_transaction(OutboxClient *client, OutboxTxnStep step,
 extern bool kafka_is_commit_thread(void);
 extern void kafka_commit_stop(OutboxClient *client);
 extern void kafka_commit_free(OutboxClient *client);
+extern void kafka_explain_silence(OutboxClient *client, OutboxError *error);
 extern OutboxFailure kafka_bookmark_write(OutboxClient *client, const char *text,
 										  OutboxError *error);
 extern bool kafka_is_fenced(rd_kafka_resp_err_t err);

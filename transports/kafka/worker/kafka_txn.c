@@ -319,3 +319,14 @@ kafka_bookmark_write(OutboxClient *client, const char *text, OutboxError *error)
 	rd_kafka_error_destroy(cause);
 	return failure;
 }
+
+/* See transport.h. */
+void
+kafka_explain_silence(OutboxClient *client, OutboxError *error)
+{
+	kafka_error_set(error, OUTBOX_CONFIG, RD_KAFKA_RESP_ERR__TIMED_OUT,
+					"no answer to any message of a transaction");
+	snprintf(error->hint, sizeof(error->hint),
+			 "Check that the topics that are written, and \"%.120s\", have leaders and min.insync.replicas in sync.",
+			 client->bookmark_topic);
+}
