@@ -84,7 +84,7 @@ instrument_prepare() {
 			export OUTBOX_BUILD TSAN_OPTIONS
 			;;
 	esac
-	# a slow server is no failure
+	# a slow server or broker is no failure
 	PG_TEST_TIMEOUT_DEFAULT=600 PGCTLTIMEOUT=300 OUTBOX_FILE_TIMEOUT=3600
 	export PG_TEST_TIMEOUT_DEFAULT PGCTLTIMEOUT OUTBOX_FILE_TIMEOUT
 }

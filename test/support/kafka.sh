@@ -145,7 +145,7 @@ launch() {
 
 wait_brokers() {
 	servers=$(cat "$dir/bootstrap.admin")
-	"$admin" "$servers" brokers "$1" 90 && return
+	"$admin" "$servers" brokers "$1" "${PG_TEST_TIMEOUT_DEFAULT:-90}" && return
 	say "not ready; the end of its log:"
 	tail -n 20 "$dir"/*/log >&2
 	return 1
