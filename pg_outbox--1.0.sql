@@ -16,7 +16,8 @@ DROP FUNCTION pg_temp.outbox_warn_without_preload();
 --   outbox_publisher  call outbox.publish(), outbox.publish_batch()
 --   outbox_admin      read outbox.message, relay_status, dead_letter, unrouted;
 --                     call flush(), pause(), resume(), redrive(), discard(), adopt()
---   inbox_consumer    (kept for the inbox)
+--   inbox_consumer    call inbox.accept(), accept_batch(), forget(), expire();
+--                     read inbox.seen
 -- ---------------------------------------------------------------------------
 DO $$
 DECLARE
@@ -36,8 +37,9 @@ COMMENT ON SCHEMA outbox IS
 	'pg_outbox: messages that are published in transactions and relayed to brokers';
 CREATE SCHEMA inbox;
 COMMENT ON SCHEMA inbox IS
-	'pg_outbox: kept for idempotent consumption of messages';
+	'pg_outbox: consumption of messages that has its effect exactly once';
 GRANT USAGE ON SCHEMA outbox TO outbox_publisher, outbox_admin;
+GRANT USAGE ON SCHEMA inbox TO inbox_consumer, outbox_admin;
 
 -- ---------------------------------------------------------------------------
 -- The log: segments in lanes, see src/log.
@@ -505,6 +507,103 @@ REVOKE ALL ON FUNCTION outbox.adopt(name) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION outbox.adopt(name) TO outbox_admin;
 
 -- ---------------------------------------------------------------------------
+-- The inbox: marks of messages that were seen, see src/inbox/mark.c.
+--
+--   consumer        who saw it, a name of the application's choice
+--   message_id      what was seen
+--   expires_at      until when it counts
+--
+-- Names are compared byte by byte, whatever the database's collation.  VACUUM is
+-- told to come early, and pages are left some room: so the table stays as large as
+-- what has not expired, and index pages split less.
+-- ---------------------------------------------------------------------------
+CREATE TABLE inbox.seen (
+	consumer text COLLATE "C" NOT NULL,
+	message_id text COLLATE "C" NOT NULL,
+	expires_at timestamptz NOT NULL,
+	PRIMARY KEY (consumer, message_id)
+) USING heap WITH (autovacuum_vacuum_scale_factor = 0.05, autovacuum_vacuum_threshold = 10000,
+	autovacuum_vacuum_insert_scale_factor = 1);
+CREATE INDEX seen_expires_at ON inbox.seen (expires_at);
+COMMENT ON TABLE inbox.seen IS
+	'messages that consumers have seen, until they expire';
+GRANT SELECT ON inbox.seen TO inbox_consumer, outbox_admin;
+SELECT pg_catalog.pg_extension_config_dump('inbox.seen', '');
+
+-- inbox.accept(consumer, message_id, ttl)
+--
+-- Marks a message as seen, as part of the current transaction.  A concurrent
+-- second caller waits for the first, and gets false if that commits, true if it
+-- rolls back.  Works in every isolation level: a mark that was committed after
+-- the snapshot of a REPEATABLE READ transaction counts, though what else its
+-- transaction did is not visible; in a SERIALIZABLE one that is a serialization
+-- failure.
+--
+-- Parameters:
+--   consumer      name of the consumer: not null, 1 to 200 bytes
+--   message_id    any text, a uuid or bytea cast to one: not null, 1 to 1024 bytes
+--   ttl           how long the mark counts, from now: not null, positive
+-- Result: true: it is the caller's to process; false: it was seen.
+-- Errors: a parameter out of these bounds; read-only transaction, standby.
+-- Source of the idea: Redis' SET key value NX EX ttl.
+CREATE FUNCTION inbox.accept(consumer text, message_id text, ttl interval DEFAULT '7 days')
+	RETURNS boolean
+	AS 'MODULE_PATHNAME', 'inbox_accept' LANGUAGE C VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION inbox.accept(text, text, interval) IS
+	'marks a message as seen; true: it was not, and is the caller''s to process';
+
+-- inbox.accept_batch(consumer, message_ids, ttl)
+--
+-- The same for many messages.  Concurrent batches don't deadlock.
+--
+-- Parameters: as of accept(); no element is null.
+-- Result: those that are the caller's to process, in the order of the input; of
+-- an id that is there twice the first.
+CREATE FUNCTION inbox.accept_batch(consumer text, message_ids text[],
+	ttl interval DEFAULT '7 days') RETURNS text[]
+	AS 'MODULE_PATHNAME', 'inbox_accept_batch' LANGUAGE C VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION inbox.accept_batch(text, text[], interval) IS
+	'marks messages as seen; those that were not are the caller''s to process';
+
+-- inbox.forget(consumer, message_id)
+--
+-- Removes a mark, so that the message may be accepted again.
+--
+-- Parameters: as of accept().
+-- Result: true: there was one.
+CREATE FUNCTION inbox.forget(consumer text, message_id text) RETURNS boolean
+	AS 'MODULE_PATHNAME', 'inbox_forget' LANGUAGE C VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION inbox.forget(text, text) IS
+	'removes the mark of a message that was seen';
+
+-- inbox.expire(max_marks)
+--
+-- Removes marks that have expired, the oldest first.  The keeper of a database does
+-- so all the time; this is for servers that have not loaded the library, from cron.
+-- Marks that somebody is about to replace are left to him.
+--
+-- Parameters:
+--   max_marks     at most so many; their locks are kept until the transaction ends
+-- Result: how many.
+CREATE FUNCTION inbox.expire(max_marks int DEFAULT 100000) RETURNS bigint
+	AS 'MODULE_PATHNAME', 'inbox_expire' LANGUAGE C STRICT VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION inbox.expire(int) IS
+	'removes marks of seen messages that have expired';
+
+DO $$
+DECLARE
+	f regprocedure;
+BEGIN
+	FOR f IN SELECT p.oid FROM pg_catalog.pg_proc p
+		WHERE p.pronamespace = 'inbox'::pg_catalog.regnamespace
+	LOOP
+		EXECUTE pg_catalog.format('REVOKE ALL ON FUNCTION %s FROM PUBLIC', f);
+		EXECUTE pg_catalog.format('GRANT EXECUTE ON FUNCTION %s TO inbox_consumer', f);
+	END LOOP;
+END
+$$;
+
+-- ---------------------------------------------------------------------------
 -- A publication FOR ALL TABLES: see src/log/create.c.  The publisher's side
 -- needs a replica identity for UPDATE and DELETE; the subscriber's side skips
 -- what comes.
@@ -522,7 +621,7 @@ BEGIN
 	FOR t IN SELECT c.oid::regclass AS name,
 			EXISTS (SELECT FROM pg_catalog.pg_index i WHERE i.indrelid = c.oid AND i.indisprimary) AS has_key
 		FROM pg_catalog.pg_class c
-		WHERE c.relnamespace = 'outbox'::regnamespace AND c.relkind = 'r'
+		WHERE c.relnamespace IN ('outbox'::regnamespace, 'inbox'::regnamespace) AND c.relkind = 'r'
 		  AND c.relname !~ '^segment_[0-9]+$'
 	LOOP
 		EXECUTE pg_catalog.format('CREATE TRIGGER skip_replicated BEFORE INSERT OR UPDATE OR DELETE'

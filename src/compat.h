@@ -74,4 +74,27 @@
 #define outbox_owns_server(oid, role) pg_foreign_server_ownercheck(oid, role)
 #endif
 
+/*
+ * The executor's parts for unique indexes: 16 added what only summarizing indexes
+ * want to know, 18 the row that a check leaves out.
+ */
+#if PG_VERSION_NUM >= 160000
+#define OutboxUpdateIndexes TU_UpdateIndexes
+#define OUTBOX_UPDATES_INDEXES(indexes) ((indexes) == TU_All)
+#define outbox_insert_index_tuples(result, slot, estate, update, no_error, conflict, arbiters) \
+	ExecInsertIndexTuples(result, slot, estate, update, no_error, conflict, arbiters, false)
+#else
+#define OutboxUpdateIndexes bool
+#define OUTBOX_UPDATES_INDEXES(indexes) (indexes)
+#define outbox_insert_index_tuples(result, slot, estate, update, no_error, conflict, arbiters) \
+	ExecInsertIndexTuples(result, slot, estate, update, no_error, conflict, arbiters)
+#endif
+#if PG_VERSION_NUM >= 180000
+#define outbox_check_index_constraints(result, slot, estate, tid, arbiters) \
+	ExecCheckIndexConstraints(result, slot, estate, tid, &(slot)->tts_tid, arbiters)
+#else
+#define outbox_check_index_constraints(result, slot, estate, tid, arbiters) \
+	ExecCheckIndexConstraints(result, slot, estate, tid, arbiters)
+#endif
+
 #endif							/* OUTBOX_COMPAT_H */

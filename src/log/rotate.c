@@ -166,9 +166,9 @@ rotation_size(OutboxDb *db, bool caught_up, uint64 retained)
 	return full;
 }
 
-/* One turn: free, then rotate, then the table of positions. */
-static bool
-take_turn(OutboxDb *db)
+/* Free, then rotate, then the table of positions; see rotate.h. */
+bool
+outbox_keeper_maintain(OutboxDb *db)
 {
 	bool		caught_up;
 	bool		more;
@@ -192,47 +192,5 @@ take_turn(OutboxDb *db)
 		}
 	}
 	outbox_position_compact();
-	return more;
-}
-
-/* Say that a turn failed, once as long as it is for the same reason. */
-static void
-report_failure(char *last, Size size)
-{
-	ErrorData  *edata = CopyErrorData();
-
-	FlushErrorState();
-	AbortCurrentTransaction();
-	LWLockReleaseAll();
-	if (strcmp(last, edata->message) != 0)
-		ereport(LOG,
-				(errcode(edata->sqlerrcode),
-				 errmsg("pg_outbox could not rotate or free segments: %s", edata->message),
-				 edata->detail != NULL ? errdetail_internal("%s", edata->detail) : 0,
-				 errhint("This is tried again; publishing goes on meanwhile.")));
-	strlcpy(last, edata->message, size);
-	FreeErrorData(edata);
-}
-
-/* Rotate full segments and free delivered ones, see rotate.h. */
-bool
-outbox_keeper_maintain(OutboxDb *db)
-{
-	static char last_failure[256] = "";
-	MemoryContext caller = CurrentMemoryContext;
-	volatile bool more = false;
-
-	PG_TRY();
-	{
-		more = take_turn(db);
-		last_failure[0] = '\0';
-	}
-	PG_CATCH();
-	{
-		MemoryContextSwitchTo(caller);
-		report_failure(last_failure, sizeof(last_failure));
-	}
-	PG_END_TRY();
-	MemoryContextSwitchTo(caller);
 	return more;
 }

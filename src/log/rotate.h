@@ -14,8 +14,7 @@
 
 /*
  * Rotate full segments and free delivered ones, in short transactions of its
- * own.  True when there is likely more to do at once.  Errors are logged, and
- * left to the next turn.
+ * own.  True when there is likely more to do at once.
  */
 extern bool outbox_keeper_maintain(OutboxDb *db);
 

@@ -3,8 +3,8 @@
  * keeper.c
  *	  The keeper: one worker a database in use.
  *
- * It keeps the log (rotation and freeing, see log/rotate.c), makes sure of the
- * log's identity before anything is sent (log/identity.c), and has a relay run
+ * It keeps the log (rotation and freeing, see log/rotate.c), removes expired
+ * marks of the inbox (inbox/expire.c), makes sure of the log's identity before anything is sent (log/identity.c), and has a relay run
  * for each server.  A server's slot in shared memory stays its own for as long
  * as the server exists, so that its figures and last error outlive a relay
  * that crashed.  Relays outlive a keeper that crashed or was terminated: the
@@ -29,6 +29,7 @@
 #include "executor/spi.h"
 #include "foreign/foreign.h"
 #include "guc.h"
+#include "inbox/expire.h"
 #include "log/identity.h"
 #include "log/rotate.h"
 #include "miscadmin.h"
@@ -302,6 +303,65 @@ supervise(void)
 	return open;
 }
 
+static bool
+expire_marks(OutboxDb *db)
+{
+	return inbox_keeper_expire();
+}
+
+/* What it does again and again; true: there is more to do at once. */
+typedef struct Chore
+{
+	bool		(*run) (OutboxDb *db);
+	const char *what;			/* that could not be done */
+	char		last_failure[256];
+} Chore;
+
+static Chore chores[] = {
+	{outbox_keeper_maintain, "rotate or free segments"},
+	{expire_marks, "remove expired marks of the inbox"},
+};
+
+/* Say that a chore failed, once as long as it is for the same reason. */
+static void
+report_failure(Chore *chore)
+{
+	ErrorData  *edata = CopyErrorData();
+
+	FlushErrorState();
+	AbortCurrentTransaction();
+	LWLockReleaseAll();
+	if (strcmp(chore->last_failure, edata->message) != 0)
+		ereport(LOG,
+				(errcode(edata->sqlerrcode),
+				 errmsg("pg_outbox could not %s: %s", chore->what, edata->message),
+				 edata->detail != NULL ? errdetail_internal("%s", edata->detail) : 0,
+				 errhint("This is tried again; publishing goes on meanwhile.")));
+	strlcpy(chore->last_failure, edata->message, sizeof(chore->last_failure));
+	FreeErrorData(edata);
+}
+
+static bool
+do_chore(Chore *chore)
+{
+	MemoryContext caller = CurrentMemoryContext;
+	volatile bool more = false;
+
+	PG_TRY();
+	{
+		more = chore->run(keeper_db);
+		chore->last_failure[0] = '\0';
+	}
+	PG_CATCH();
+	{
+		MemoryContextSwitchTo(caller);
+		report_failure(chore);
+	}
+	PG_END_TRY();
+	MemoryContextSwitchTo(caller);
+	return more;
+}
+
 /* Become this database's keeper; exits where there is nothing to keep. */
 static Oid
 start(void)
@@ -342,7 +402,7 @@ outbox_keeper_main(Datum main_arg)
 
 	while (!ShutdownRequestPending)
 	{
-		bool		more;
+		bool		more = false;
 
 		outbox_worker_reload();
 		if (!outbox_enabled || outbox_held_off(MyDatabaseId))
@@ -355,7 +415,8 @@ outbox_keeper_main(Datum main_arg)
 		}
 		if (!supervise())
 			proc_exit(0);
-		more = outbox_keeper_maintain(keeper_db);
+		for (int i = 0; i < lengthof(chores); i++)
+			more = do_chore(&chores[i]) || more;
 		pgstat_report_stat(true);
 		pgstat_report_activity(STATE_IDLE, NULL);
 		outbox_worker_wait(more ? MORE_WAIT_MS :

@@ -8,6 +8,7 @@ use Bench::Report;
 use Bench::Publish;
 use Bench::Relay;
 use Bench::Log;
+use Bench::Inbox;
 
 $| = 1;
 my $quick = $ENV{BENCH_QUICK};
@@ -22,8 +23,12 @@ my %parts = (
 	latency => \&Bench::Relay::latency,
 	once => \&Bench::Relay::once,
 	idle => \&Bench::Relay::idle,
-	space => \&Bench::Log::space);
-my @all = qw(publish relayed payload bulk latency idle space drain once drain10m);
+	space => \&Bench::Log::space,
+	accept => \&Bench::Inbox::accept_one,
+	accept_batch => \&Bench::Inbox::accept_batch,
+	marks => \&Bench::Inbox::live_marks,
+	expiry => \&Bench::Inbox::expiry);
+my @all = qw(publish relayed payload bulk latency idle space drain once accept accept_batch marks expiry drain10m);
 my %asked = map { $_ => 1 } split ' ', $ENV{BENCH} || '';
 
 for (keys %asked)

@@ -1,0 +1,220 @@
+/*-------------------------------------------------------------------------
+ *
+ * accept.c
+ *	  inbox.accept(), inbox.accept_batch(), inbox.forget().
+ *
+ * For applications that consume by themselves: the mark is part of the caller's
+ * transaction, so it is there if and only if what was done on its word is.  Works
+ * where the server has not loaded the library.
+ *
+ * A batch sets its marks in the order of their bytes, so that two batches never
+ * wait for each other.
+ *
+ * Copyright (c) 2026, pg_outbox contributors
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/xact.h"
+#include "access/xlog.h"
+#include "catalog/pg_type.h"
+#include "compat.h"
+#include "fmgr.h"
+#include "inbox/mark.h"
+#include "miscadmin.h"
+#include "utils/array.h"
+#include "utils/builtins.h"
+#include "utils/fmgrprotos.h"
+#include "utils/timestamp.h"
+
+PG_FUNCTION_INFO_V1(inbox_accept);
+PG_FUNCTION_INFO_V1(inbox_accept_batch);
+PG_FUNCTION_INFO_V1(inbox_forget);
+
+/* An element of a batch. */
+typedef struct Candidate
+{
+	text	   *id;
+	int			place;			/* in the caller's array */
+	bool		is_new;
+} Candidate;
+
+static void
+check_may_write(const char *function)
+{
+	PreventCommandDuringRecovery(function);
+	PreventCommandIfReadOnly(function);
+	PreventCommandIfParallelMode(function);
+}
+
+static void
+check_length(const char *what, const text *value, int max)
+{
+	int			length = VARSIZE_ANY_EXHDR(value);
+
+	if (length < 1 || length > max)
+		ereport(ERROR,
+				(errcode(length < 1 ? ERRCODE_INVALID_PARAMETER_VALUE :
+						 ERRCODE_PROGRAM_LIMIT_EXCEEDED),
+				 errmsg("%s must have 1 to %d bytes, not %d", what, max, length)));
+}
+
+static text *
+get_name(FunctionCallInfo fcinfo, int n, const char *what, int max)
+{
+	text	   *value;
+
+	if (PG_ARGISNULL(n))
+		ereport(ERROR,
+				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+				 errmsg("%s must not be null", what)));
+	value = PG_GETARG_TEXT_PP(n);
+	check_length(what, value, max);
+	return value;
+}
+
+/* When a mark that is set now expires. */
+static TimestampTz
+get_expiry(FunctionCallInfo fcinfo, int n, TimestampTz now)
+{
+	TimestampTz expires_at;
+
+	if (PG_ARGISNULL(n))
+		ereport(ERROR,
+				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+				 errmsg("ttl must not be null")));
+	expires_at = DatumGetTimestampTz(DirectFunctionCall2(timestamptz_pl_interval,
+														 TimestampTzGetDatum(now),
+														 PG_GETARG_DATUM(n)));
+	if (expires_at <= now)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("ttl must be positive, not %s",
+						DatumGetCString(DirectFunctionCall1(interval_out, PG_GETARG_DATUM(n))))));
+	return expires_at;
+}
+
+Datum
+inbox_accept(PG_FUNCTION_ARGS)
+{
+	TimestampTz now = GetCurrentTimestamp();
+	text	   *consumer = get_name(fcinfo, 0, "consumer", INBOX_MAX_CONSUMER);
+	text	   *id = get_name(fcinfo, 1, "message_id", INBOX_MAX_MESSAGE_ID);
+	TimestampTz expires_at = get_expiry(fcinfo, 2, now);
+	InboxMarks *marks;
+	bool		is_new;
+
+	check_may_write("inbox.accept()");
+	marks = inbox_marks_open();
+	is_new = inbox_mark_set(marks, PointerGetDatum(consumer), PointerGetDatum(id), now,
+							expires_at);
+	inbox_marks_close(marks);
+	PG_RETURN_BOOL(is_new);
+}
+
+Datum
+inbox_forget(PG_FUNCTION_ARGS)
+{
+	text	   *consumer = get_name(fcinfo, 0, "consumer", INBOX_MAX_CONSUMER);
+	text	   *id = get_name(fcinfo, 1, "message_id", INBOX_MAX_MESSAGE_ID);
+	InboxMarks *marks;
+	bool		found;
+
+	check_may_write("inbox.forget()");
+	marks = inbox_marks_open();
+	found = inbox_mark_forget(marks, PointerGetDatum(consumer), PointerGetDatum(id));
+	inbox_marks_close(marks);
+	PG_RETURN_BOOL(found);
+}
+
+static int
+compare_bytes(const Candidate *a, const Candidate *b)
+{
+	int			a_length = VARSIZE_ANY_EXHDR(a->id);
+	int			b_length = VARSIZE_ANY_EXHDR(b->id);
+	int			order = memcmp(VARDATA_ANY(a->id), VARDATA_ANY(b->id), Min(a_length, b_length));
+
+	return order != 0 ? order : a_length - b_length;
+}
+
+/* By id; the same id in the order in which it was given. */
+static int
+by_id(const void *a, const void *b)
+{
+	int			order = compare_bytes(a, b);
+
+	return order != 0 ? order : ((const Candidate *) a)->place - ((const Candidate *) b)->place;
+}
+
+static int
+by_place(const void *a, const void *b)
+{
+	return ((const Candidate *) a)->place - ((const Candidate *) b)->place;
+}
+
+/* The elements of a text array, checked. */
+static Candidate *
+get_candidates(FunctionCallInfo fcinfo, int n, int *count)
+{
+	ArrayType  *array;
+	Datum	   *elements;
+	bool	   *nulls;
+	Candidate  *candidates;
+
+	if (PG_ARGISNULL(n))
+		ereport(ERROR,
+				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+				 errmsg("message_ids must not be null")));
+	array = PG_GETARG_ARRAYTYPE_P(n);
+	if (ARR_NDIM(array) > 1)
+		ereport(ERROR,
+				(errcode(ERRCODE_ARRAY_SUBSCRIPT_ERROR),
+				 errmsg("message_ids must have one dimension, not %d", ARR_NDIM(array))));
+	deconstruct_array(array, TEXTOID, -1, false, TYPALIGN_INT, &elements, &nulls, count);
+	candidates = palloc(Max(1, *count) * sizeof(Candidate));
+	for (int i = 0; i < *count; i++)
+	{
+		if (nulls[i])
+			ereport(ERROR,
+					(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+					 errmsg("message_id must not be null"),
+					 errdetail("Element %d of message_ids is.", i + 1)));
+		candidates[i].id = DatumGetTextPP(elements[i]);
+		candidates[i].place = i;
+		candidates[i].is_new = false;
+		check_length("message_id", candidates[i].id, INBOX_MAX_MESSAGE_ID);
+	}
+	return candidates;
+}
+
+Datum
+inbox_accept_batch(PG_FUNCTION_ARGS)
+{
+	TimestampTz now = GetCurrentTimestamp();
+	text	   *consumer = get_name(fcinfo, 0, "consumer", INBOX_MAX_CONSUMER);
+	int			n;
+	Candidate  *candidates = get_candidates(fcinfo, 1, &n);
+	TimestampTz expires_at = get_expiry(fcinfo, 2, now);
+	Datum	   *result;
+	int			nresult = 0;
+	InboxMarks *marks;
+
+	check_may_write("inbox.accept_batch()");
+	if (n == 0)
+		PG_RETURN_ARRAYTYPE_P(construct_empty_array(TEXTOID));
+	qsort(candidates, n, sizeof(Candidate), by_id);
+	marks = inbox_marks_open();
+	for (int i = 0; i < n; i++)
+		candidates[i].is_new = (i == 0 || compare_bytes(&candidates[i], &candidates[i - 1]) != 0) &&
+			inbox_mark_set(marks, PointerGetDatum(consumer), PointerGetDatum(candidates[i].id),
+						   now, expires_at);
+	inbox_marks_close(marks);
+
+	qsort(candidates, n, sizeof(Candidate), by_place);
+	result = palloc(n * sizeof(Datum));
+	for (int i = 0; i < n; i++)
+		if (candidates[i].is_new)
+			result[nresult++] = PointerGetDatum(candidates[i].id);
+	PG_RETURN_ARRAYTYPE_P(construct_array(result, nresult, TEXTOID, -1, false, TYPALIGN_INT));
+}

@@ -1,0 +1,285 @@
+/*-------------------------------------------------------------------------
+ *
+ * mark.c
+ *	  Marks of messages that a consumer has seen: the table inbox.seen.
+ *
+ * A mark is a row, unique by consumer and message id.  It is set as INSERT ...
+ * ON CONFLICT sets one, by the executor's own parts: look the row up, and where
+ * there is none insert it speculatively, so that of two who do so at a time one
+ * sees the other's.  Whoever finds the mark of a transaction in progress waits for
+ * its end.  What is left out is all around it (a statement, its plan, rights,
+ * triggers), so that a call costs what a bare INSERT does.
+ *
+ * An expired mark counts as absent: it is updated in place.  Of two who find it
+ * expired, one updates it, and the other waits, sees that it was updated, and
+ * looks again.
+ *
+ * Isolation.  A mark that was committed after the caller's snapshot counts, though
+ * the caller can't see what else that transaction did; that is what is wanted of
+ * a mark.  Only in a SERIALIZABLE transaction it would break what is promised
+ * there, and is a serialization failure.
+ *
+ * The lookup sees the newest committed row, and the caller's snapshot keeps what
+ * is deleted afterwards from being removed, so the row can be fetched by its
+ * address.
+ *
+ * Copyright (c) 2026, pg_outbox contributors
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/htup_details.h"
+#include "access/table.h"
+#include "access/tableam.h"
+#include "access/xact.h"
+#include "catalog/namespace.h"
+#include "compat.h"
+#include "executor/executor.h"
+#include "inbox/mark.h"
+#include "miscadmin.h"
+#include "storage/lmgr.h"
+#include "utils/lsyscache.h"
+#include "utils/rel.h"
+#include "utils/snapmgr.h"
+
+/* Columns of inbox.seen */
+#define SEEN_CONSUMER	0
+#define SEEN_MESSAGE_ID	1
+#define SEEN_EXPIRES_AT	2
+#define SEEN_NCOLUMNS	3
+
+struct InboxMarks
+{
+	Relation	rel;
+	EState	   *estate;
+	ResultRelInfo *result;
+	TupleTableSlot *mark;		/* to be set */
+	TupleTableSlot *found;
+	List	   *unique;			/* its index, as a list of oids */
+};
+
+static Relation
+open_seen(void)
+{
+	Oid			relid = get_relname_relid("seen", get_namespace_oid("inbox", false));
+
+	if (!OidIsValid(relid))
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_TABLE),
+				 errmsg("table \"inbox.seen\" does not exist"),
+				 errhint("Create the extension pg_outbox again.")));
+	return table_open(relid, RowExclusiveLock);
+}
+
+InboxMarks *
+inbox_marks_open(void)
+{
+	InboxMarks *marks = palloc0(sizeof(InboxMarks));
+
+	marks->rel = open_seen();
+	marks->estate = CreateExecutorState();
+	marks->result = makeNode(ResultRelInfo);
+	InitResultRelInfo(marks->result, marks->rel, 0, NULL, 0);
+	ExecOpenIndices(marks->result, true);
+	for (int i = 0; i < marks->result->ri_NumIndices; i++)
+	{
+		Relation	index = marks->result->ri_IndexRelationDescs[i];
+
+		if (index->rd_index->indisprimary)
+			marks->unique = list_make1_oid(RelationGetRelid(index));
+	}
+	if (marks->unique == NIL || RelationGetNumberOfAttributes(marks->rel) != SEEN_NCOLUMNS)
+		elog(ERROR, "table \"inbox.seen\" is not as the extension made it");
+	marks->mark = MakeSingleTupleTableSlot(RelationGetDescr(marks->rel), &TTSOpsVirtual);
+	marks->found = table_slot_create(marks->rel, NULL);
+	GetPerTupleExprContext(marks->estate)->ecxt_scantuple = marks->mark;
+	return marks;
+}
+
+void
+inbox_marks_close(InboxMarks *marks)
+{
+	ExecDropSingleTupleTableSlot(marks->mark);
+	ExecDropSingleTupleTableSlot(marks->found);
+	ExecCloseIndices(marks->result);
+	FreeExecutorState(marks->estate);
+	table_close(marks->rel, NoLock);
+	pfree(marks);
+}
+
+/*
+ * Find the mark that has the slot's key, waiting for transactions that may set or
+ * remove it; false: there is none.  Else it is in "found".
+ */
+static bool
+find_mark(InboxMarks *marks)
+{
+	for (;;)
+	{
+		ItemPointerData tid;
+
+		ExecClearTuple(marks->found);
+		if (outbox_check_index_constraints(marks->result, marks->mark, marks->estate,
+										   &tid, marks->unique))
+			return false;
+		if (table_tuple_fetch_row_version(marks->rel, &tid, SnapshotAny, marks->found))
+			return true;
+	}
+}
+
+/* The row that was found is of this transaction. */
+static bool
+is_own(InboxMarks *marks)
+{
+	bool		isnull;
+	Datum		xmin = slot_getsysattr(marks->found, MinTransactionIdAttributeNumber, &isnull);
+
+	return TransactionIdIsCurrentTransactionId(DatumGetTransactionId(xmin));
+}
+
+static void
+check_serializable(InboxMarks *marks)
+{
+	if (IsolationIsSerializable() && !is_own(marks) &&
+		!table_tuple_satisfies_snapshot(marks->rel, marks->found, GetTransactionSnapshot()))
+		ereport(ERROR,
+				(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
+				 errmsg("could not serialize access due to concurrent update")));
+}
+
+/* Insert the slot's row; false: somebody was faster. */
+static bool
+insert_mark(InboxMarks *marks)
+{
+	TransactionId xid = GetCurrentTransactionId();
+	uint32		token = SpeculativeInsertionLockAcquire(xid);
+	bool		conflict = false;
+
+	table_tuple_insert_speculative(marks->rel, marks->mark, GetCurrentCommandId(true), 0,
+								   NULL, token);
+	list_free(outbox_insert_index_tuples(marks->result, marks->mark, marks->estate, false,
+										 true, &conflict, marks->unique));
+	table_tuple_complete_speculative(marks->rel, marks->mark, token, !conflict);
+	SpeculativeInsertionLockRelease(xid);
+	return !conflict;
+}
+
+/* Put the slot's row in the place of the one that was found; false: look again. */
+static bool
+update_mark(InboxMarks *marks)
+{
+	ItemPointerData tid = marks->found->tts_tid;
+	TM_FailureData failure;
+	LockTupleMode mode;
+	OutboxUpdateIndexes indexes;
+	TM_Result	result = table_tuple_update(marks->rel, &tid, marks->mark,
+											GetCurrentCommandId(true), GetActiveSnapshot(),
+											InvalidSnapshot, true, &failure, &mode, &indexes);
+
+	if (result == TM_Updated || result == TM_Deleted)
+		return false;
+	if (result != TM_Ok)
+		elog(ERROR, "unexpected result %d of updating a mark", (int) result);
+	if (OUTBOX_UPDATES_INDEXES(indexes))
+		list_free(outbox_insert_index_tuples(marks->result, marks->mark, marks->estate, true,
+											 false, NULL, NIL));
+	return true;
+}
+
+static void
+fill_mark(InboxMarks *marks, Datum consumer, Datum message_id, TimestampTz expires_at)
+{
+	TupleTableSlot *slot = marks->mark;
+
+	ExecClearTuple(slot);
+	memset(slot->tts_isnull, false, SEEN_NCOLUMNS * sizeof(bool));
+	slot->tts_values[SEEN_CONSUMER] = consumer;
+	slot->tts_values[SEEN_MESSAGE_ID] = message_id;
+	slot->tts_values[SEEN_EXPIRES_AT] = TimestampTzGetDatum(expires_at);
+	slot->tts_tableOid = RelationGetRelid(marks->rel);
+	ExecStoreVirtualTuple(slot);
+}
+
+/*
+ * A mark of one's own is never expired: its row may be of the same command, which
+ * can't update it.
+ */
+bool
+inbox_mark_set(InboxMarks *marks, Datum consumer, Datum message_id, TimestampTz now,
+			   TimestampTz expires_at)
+{
+	bool		set;
+
+	for (;;)
+	{
+		CHECK_FOR_INTERRUPTS();
+		fill_mark(marks, consumer, message_id, expires_at);
+		if (!find_mark(marks))
+		{
+			if (insert_mark(marks))
+			{
+				set = true;
+				break;
+			}
+		}
+		else
+		{
+			bool		isnull;
+			TimestampTz until = DatumGetTimestampTz(slot_getattr(marks->found,
+																 SEEN_EXPIRES_AT + 1, &isnull));
+
+			if (until > now || is_own(marks))
+			{
+				check_serializable(marks);
+				set = false;
+				break;
+			}
+			if (update_mark(marks))
+			{
+				set = true;
+				break;
+			}
+		}
+	}
+	ExecClearTuple(marks->found);
+	ResetPerTupleExprContext(marks->estate);
+	return set;
+}
+
+/* The row that was found is of this command, which can't delete it. */
+static bool
+is_of_this_command(InboxMarks *marks)
+{
+	bool		isnull;
+
+	return is_own(marks) &&
+		DatumGetCommandId(slot_getsysattr(marks->found, MinCommandIdAttributeNumber,
+										  &isnull)) == GetCurrentCommandId(false);
+}
+
+bool
+inbox_mark_forget(InboxMarks *marks, Datum consumer, Datum message_id)
+{
+	TM_FailureData failure;
+	TM_Result	result = TM_Deleted;
+
+	while (result == TM_Updated || result == TM_Deleted)
+	{
+		CHECK_FOR_INTERRUPTS();
+		fill_mark(marks, consumer, message_id, 0);
+		if (!find_mark(marks))
+			return false;
+		if (is_of_this_command(marks))
+			ereport(ERROR,
+					(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+					 errmsg("cannot forget a message in the statement that accepts it")));
+		result = table_tuple_delete(marks->rel, &marks->found->tts_tid,
+									GetCurrentCommandId(true), GetActiveSnapshot(),
+									InvalidSnapshot, true, &failure, false);
+	}
+	if (result != TM_Ok)
+		elog(ERROR, "unexpected result %d of deleting a mark", (int) result);
+	ExecClearTuple(marks->found);
+	return true;
+}

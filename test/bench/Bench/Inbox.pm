@@ -1,0 +1,149 @@
+# Accepting messages, against a bare INSERT ... ON CONFLICT DO NOTHING into a table
+# with the same columns and key.
+package Bench::Inbox;
+use strict;
+use warnings;
+use Bench::Publish;
+use Bench::Report;
+
+my %sql = (
+	ours => q{SELECT inbox.accept('billing', gen_random_uuid()::text);},
+	reference => q{INSERT INTO bare_seen (consumer, message_id, expires_at) }
+	  . q{VALUES ('billing', gen_random_uuid()::text, clock_timestamp() + interval '7 days') ON CONFLICT DO NOTHING;});
+
+sub scripts { return { map { $_ => Bench::Publish::write_script("accept-$_", $sql{$_}) } keys %sql } }
+
+sub create_database
+{
+	my ($bench, $dbname) = @_;
+	$bench->{pg}->create_database($dbname);
+	$bench->{pg}->sql($dbname, 'CREATE TABLE bare_seen (consumer text, message_id text, '
+		  . 'expires_at timestamptz NOT NULL, PRIMARY KEY (consumer, message_id))');
+	return;
+}
+
+sub accept_one
+{
+	my ($bench) = @_;
+	my $dbname = 'bench_accept';
+
+	headline('inbox.accept() against a bare INSERT ... ON CONFLICT DO NOTHING (transactions a second)');
+	Bench::Report::columns();
+	for my $synchronous ('off', 'on')
+	{
+		for my $clients (1, 4, 16)
+		{
+			create_database($bench, $dbname);
+			my ($ours, $reference) = Bench::Publish::compare($bench, $dbname, scripts(), $bench->{quick} ? 2 : 7,
+				clients => $clients, seconds => $bench->{quick} ? 1 : 3,
+				settings => { synchronous_commit => $synchronous });
+			result("accept, $clients clients, commit " . ($synchronous eq 'on' ? 'synchronous' : 'asynchronous'),
+				ours => median(@$ours), reference => median(@$reference), value => ratios($ours, $reference),
+				at_least => 0.9);
+			$bench->{pg}->drop_database($dbname);
+		}
+	}
+	return;
+}
+
+# Batches of 1,000, each in a transaction of its own; a third of the ids is known.
+sub accept_batch
+{
+	my ($bench) = @_;
+	my $dbname = 'bench_batch';
+	my $batches = $bench->{quick} ? 50 : 500;
+	my @rates;
+
+	headline('inbox.accept_batch() of 1,000 ids, asynchronous commit (ids a second)');
+	Bench::Report::columns();
+	create_database($bench, $dbname);
+	for my $round (1 .. ($bench->{quick} ? 2 : 5))
+	{
+		my $statement = "DO \$\$ BEGIN FOR i IN 1 .. $batches LOOP "
+		  . "PERFORM inbox.accept_batch('billing', ARRAY(SELECT md5((i * 1000 + n + $round * 10000000)::text) FROM generate_series(1, 1000) n)); "
+		  . 'COMMIT; END LOOP; END $$';
+		my $arrays = $statement =~ s/PERFORM inbox.accept_batch\('billing', (ARRAY\(.*\))\);/PERFORM cardinality($1);/r;
+		my $seconds = $bench->{pg}->seconds($dbname, $statement, synchronous_commit => 'off');
+		# making the ids is not what is measured
+		$seconds -= $bench->{pg}->seconds($dbname, $arrays, synchronous_commit => 'off');
+		push @rates, $batches * 1000 / $seconds;
+	}
+	result('accept_batch, ids a second', value => median(@rates), at_least => 150_000);
+	$bench->{pg}->drop_database($dbname);
+	return;
+}
+
+# With many live marks against an empty table; then as they arrive and expire.
+sub live_marks
+{
+	my ($bench) = @_;
+	my $n = $bench->{quick} ? 500_000 : 50_000_000;
+	my %databases = (ours => 'bench_marks', reference => 'bench_empty');
+	my %tps = (ours => [], reference => []);
+
+	headline("inbox.accept() with $n live marks against an empty table (transactions a second, 4 clients, asynchronous commit)");
+	Bench::Report::columns();
+	create_database($bench, $_) for values %databases;
+	$bench->{pg}->sql($databases{ours}, "INSERT INTO inbox.seen SELECT 'billing', gen_random_uuid()::text, "
+		  . "clock_timestamp() + interval '7 days' FROM generate_series(1, $n)");
+	$bench->{pg}->sql($databases{ours}, 'VACUUM ANALYZE inbox.seen');
+	for my $round (1 .. ($bench->{quick} ? 2 : 7))
+	{
+		for my $side ($round % 2 ? qw(reference ours) : qw(ours reference))
+		{
+			$bench->{pg}->sql($databases{$side}, 'CHECKPOINT');
+			my ($tps) = $bench->{pg}->pgbench($databases{$side}, scripts()->{ours}, clients => 4,
+				seconds => $bench->{quick} ? 1 : 3, settings => { synchronous_commit => 'off' });
+			push @{ $tps{$side} }, $tps;
+		}
+	}
+	result("accept with $n live marks", ours => median(@{ $tps{ours} }), reference => median(@{ $tps{reference} }),
+		value => ratios($tps{ours}, $tps{reference}), at_least => 0.8);
+	$bench->{pg}->drop_database($_) for values %databases;
+	return;
+}
+
+sub size
+{
+	my ($bench, $dbname) = @_;
+	return $bench->{pg}->sql($dbname, q{SELECT pg_total_relation_size('inbox.seen')});
+}
+
+# Marks arrive and expire, 50 million in all: how large does the table get, against one
+# that holds what is live and nothing else?  The keeper removes what has expired.
+sub expiry
+{
+	my ($bench) = @_;
+	my $n = $bench->{quick} ? 200_000 : 50_000_000;
+	my $dbname = 'bench_expiry';
+	my $batch = 2000;
+	my $ttl = $bench->{quick} ? 2 : 60;
+	my ($largest, $live, $begin) = (0, 0, time);
+
+	headline("Marks that arrive and expire after $ttl seconds, $n in all");
+	Bench::Report::columns();
+	create_database($bench, $dbname);
+	for my $round (1 .. $n / $batch / 50)
+	{
+		my $seconds = $bench->{pg}->seconds($dbname, "DO \$\$ BEGIN FOR i IN 1 .. 50 LOOP PERFORM inbox.accept_batch('billing', "
+			  . "ARRAY(SELECT gen_random_uuid()::text FROM generate_series(1, $batch)), '$ttl seconds'); "
+			  . 'COMMIT; END LOOP; END $$', synchronous_commit => 'off');
+		next if time - $begin < 2 * $ttl;
+		my $now = size($bench, $dbname);
+		$largest = $now if $now > $largest;
+		$live = $bench->{pg}->sql($dbname, 'SELECT count(*) FROM inbox.seen WHERE expires_at > clock_timestamp()')
+		  if $round % 20 == 0 || !$live;
+	}
+	my $rate = $n / (time - $begin);
+	# what is live, alone: random keys fill index pages to about two thirds
+	create_database($bench, 'bench_live');
+	$bench->{pg}->sql('bench_live', "SELECT inbox.accept_batch('billing', ARRAY(SELECT gen_random_uuid()::text "
+		  . "FROM generate_series(1, 10000)), '1 day') FROM generate_series(1, $live / 10000 + 1)");
+	my $alone = size($bench, 'bench_live');
+	result(sprintf('size of the table, MB, at %.0f marks a second', $rate), ours => $largest / 1e6, reference => $alone / 1e6,
+		value => $largest / $alone, at_most => 1.5);
+	$bench->{pg}->drop_database($_) for $dbname, 'bench_live';
+	return;
+}
+
+1;
