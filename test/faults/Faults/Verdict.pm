@@ -22,7 +22,7 @@ my @always = (
 	qr/can only be used in transaction blocks/,
 	qr/savepoint "\w" does not exist/,
 	qr/there is (no|already a) transaction in progress/,
-	qr/prepared transaction with identifier "outbox-[^"]*" does not exist/,
+	qr/prepared transaction with identifier "outbox-[^"]*" (does not exist|is busy)/,
 	qr/maximum number of prepared transactions reached/,
 	qr/terminating autovacuum process due to administrator command/,
 	qr/canceling (the )?wait for synchronous replication/,
