@@ -28,6 +28,7 @@
 #include <unistd.h>
 
 #include "compat.h"
+#include "elapsed.h"
 #include "fault.h"
 #include "guc.h"
 #include "log/wal.h"
@@ -49,6 +50,14 @@
 #define SMALL_BATCH			50
 #define CAREFUL_LOOK		4096	/* entries looked at behind one in flight */
 #define PREFETCH			8		/* reports ahead */
+#define SET_BACK_US			(1000 * 1000)	/* of a clock that is not just adjusted */
+
+/* Microseconds by which the time of day is ahead of the clock that nobody sets. */
+static int64
+clock_ahead(void)
+{
+	return GetCurrentTimestamp() - outbox_clock_ms() * 1000;
+}
 
 /* Wait longer after each failure in a row. */
 void
@@ -124,6 +133,7 @@ relay_client_ensure(Relay *relay)
 		return false;
 	}
 	relay->errors_seen = 0;
+	relay->clock_ahead = clock_ahead();
 	relay_drop_wait_set(relay);
 	relay_chunk_client_opened(relay);
 	return true;
@@ -535,6 +545,19 @@ state_with_client(Relay *relay, const OutboxTransportStatus *status)
 }
 
 /*
+ * Was the clock set back?  A library's threads may sleep until a time of day, as
+ * librdkafka's do before they connect again, and would sleep for longer by that.
+ */
+static bool
+clock_was_set_back(Relay *relay)
+{
+	int64		was = relay->clock_ahead;
+
+	relay->clock_ahead = clock_ahead();
+	return relay->clock_ahead < was - SET_BACK_US;
+}
+
+/*
  * Look at the client's state: give it up when it failed, change between
  * careful and normal.
  */
@@ -544,6 +567,14 @@ relay_client_check(Relay *relay)
 	OutboxTransportStatus status;
 	bool		was_careful = relay->careful;
 
+	if (clock_was_set_back(relay))
+	{
+		ereport(LOG,
+				(errmsg("pg_outbox server \"%s\" begins with a new client, since the system's clock was set back",
+						relay->server->name_local)));
+		relay_client_close(relay, true);
+		return;
+	}
 	relay->transport->status(relay->client, &status);
 	relay->connected = status.connected;
 	if (status.nerrors != relay->errors_seen)

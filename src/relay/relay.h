@@ -119,6 +119,7 @@ typedef struct Relay
 	int			back_off_ms;
 	instr_time	retry_at;
 	uint64		errors_seen;
+	int64		clock_ahead;	/* when that was looked at last, in microseconds */
 	char		logged[OUTBOX_ERROR_LEN];	/* of the library's errors, the last */
 	int64		logged_at;		/* by elapsed.h's clock */
 	WaitEventSet *wait_set;

@@ -67,6 +67,26 @@ $pg->kill_process($relay, 'CONT');
 ok($pg->flush, 'delivers');
 $pg->judge_ok($kafka, [$topic], 'nothing lost, nothing twice');
 
+# The client library waits for a broker by the time of day; not for an hour, all the same.
+for my $once ('false', 'true')
+{
+	my $own = OutboxKafka->start(auto_create => 'false');
+	my $waits = unique_topic('waits');
+	$own->create_topic($waits, 4);
+	$pg->create_server('own', $own, topics => $waits, exactly_once => $once);
+	$pg->sql("SELECT judge.publish_many('$waits', 100)");
+	ok($pg->flush, "delivers, exactly_once $once");
+	$own->kill_broker;
+	$pg->sql("SELECT judge.publish_many('$waits', 100)");
+	$pg->wait_ok(q{SELECT last_error IS NOT NULL FROM outbox.relay_status WHERE server = 'own'}, 'the broker is away');
+	$clock->set($clock->ahead - $hour);
+	$own->start_broker;
+	ok($pg->flush(timeout => 60), 'delivers when it is back');
+	$pg->judge_ok($own, [$waits], 'all of it', committed => 1, duplicates => $once eq 'false');
+	$pg->sql('SET client_min_messages = error; DROP SERVER own CASCADE');
+	$own->stop;
+}
+
 # Brokers refuse what comes from the future, by an hour: README says how to send it again.
 $clock->set(2 * $hour);
 $pg->sql("SELECT judge.publish_many('$future', 10)");

@@ -128,8 +128,9 @@ Faults::Kinds::add('disk-full', weight => 6, needs => sub { $_[0]{disk} eq 'smal
 });
 
 # The clock is set, and some of the time back again soon.  PostgreSQL's own timeouts come
-# early by that, or late; and who sleeps in SQL sleeps until that time of day.
-Faults::Kinds::add('clock-jump', weight => 4, permits => [ qr/canceling statement due to user request/,
+# early by that, or late; and who sleeps in SQL sleeps until that time of day.  A relay
+# begins with a new client when it is set back.
+Faults::Kinds::add('clock-jump', weight => 4, clean_stop => 1, permits => [ qr/canceling statement due to user request/,
 		qr/terminating connection due to idle-in-transaction timeout/, qr/canceling authentication due to timeout/,
 		qr/terminating wal(receiver|sender process) due to (replication )?timeout/,
 		qr/canceling (the )?wait for synchronous replication/, qr/worker took too long to start/ ], inject => sub {
