@@ -10,10 +10,10 @@
  * its foreign-data wrapper, never by name: with library 'pg_outbox_x', the
  * worker loads $libdir/pg_outbox_x and backends load $libdir/pg_outbox_x_fdw.
  *
- * Contract of the way out.  The relay calls every function from its main
- * thread.  No function takes a lock that the server knows, calls into the
- * server beyond palloc and elog(DEBUGn/LOG) on the main thread, or blocks for
- * longer than the time it is given.  A client library's own threads run with
+ * Contract of the way out; source.h has the way in.  The relay calls every
+ * function from its main thread.  No function takes a lock that the server
+ * knows, calls into the server beyond palloc and elog(DEBUGn/LOG) on the main
+ * thread, or blocks for longer than the time it is given.  A client library's own threads run with
  * all signals blocked and touch nothing of the server; they hand over through
  * the library's queue and the eventfd.
  *
@@ -137,6 +137,7 @@ typedef struct OutboxTransportStatus
 } OutboxTransportStatus;
 
 typedef struct OutboxClient OutboxClient;	/* the transport's own */
+typedef struct OutboxSource OutboxSource;	/* see source.h */
 
 typedef struct OutboxTransport
 {
@@ -240,6 +241,9 @@ typedef struct OutboxTransport
 	/* bytes of memory that the library uses for a record beyond its data */
 	size_t		record_overhead;
 	size_t		header_overhead;
+
+	/* the way in; NULL: the broker has none */
+	const OutboxSource *source;
 } OutboxTransport;
 
 /* The symbol that a worker library exports. */

@@ -12,6 +12,8 @@
  *												outages made from outside
  *	kafka_driver aborts ADMIN_BOOTSTRAP name=value ...	transactions, by a proxy
  *												(see kafka_aborts.c)
+ *	kafka_driver source BOOTSTRAP				scenarios of the way in
+ *	kafka_driver bench-source BOOTSTRAP N [US]	messages/s of it; us to handle each
  *
  * The broker must let this client create topics, and have
  * auto.create.topics.enable=false.
@@ -520,6 +522,13 @@ main(int argc, char **argv)
 	if (strcmp(command, "aborts") == 0)
 	{
 		check_aborts();
+		return failures != 0;
+	}
+	if (strcmp(command, "bench-source") == 0)
+		return bench_source(n, argc > 4 ? atof(argv[4]) : 0);
+	if (strcmp(command, "source") == 0)
+	{
+		check_source();
 		return failures != 0;
 	}
 	if (strcmp(command, "check") != 0)

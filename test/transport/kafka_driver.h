@@ -64,6 +64,8 @@ extern void check_relaying(void);
 extern void check_in_flight(void);
 extern void check_transactions(void);
 extern void check_aborts(void);
+extern void check_source(void);
+extern int	bench_source(int n, double handle_us);
 extern int	measure_in_flight(int rounds, int size);
 
 #endif							/* KAFKA_DRIVER_H */

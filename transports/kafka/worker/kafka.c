@@ -25,7 +25,8 @@
 /* The thread that destroys, and the one that waits for it. */
 typedef struct KafkaCloser
 {
-	OutboxClient *client;
+	void		(*work) (void *arg);
+	void	   *arg;
 	pthread_mutex_t lock;
 	pthread_cond_t done_cond;
 	bool		done;
@@ -68,8 +69,8 @@ kafka_restore_signals(const sigset_t *saved)
 }
 
 /* Free what is not librdkafka's. */
-static void
-kafka_client_free(OutboxClient *client)
+void
+kafka_client_release(OutboxClient *client)
 {
 	if (client->fd >= 0)
 		close(client->fd);
@@ -82,37 +83,27 @@ kafka_client_free(OutboxClient *client)
 	kafka_bookmark_free(client);
 	pthread_cond_destroy(&client->probe_wake);
 	pthread_mutex_destroy(&client->probe_lock);
-	free(client);
 }
 
-static OutboxClient *
-kafka_client_new(OutboxError *error)
+/* Of zeroed memory; false with *error filled. */
+bool
+kafka_client_init(OutboxClient *client, OutboxError *error)
 {
-	OutboxClient *client = calloc(1, sizeof(OutboxClient));
-
-	if (client == NULL)
-	{
-		kafka_error_set(error, OUTBOX_FATAL, RD_KAFKA_RESP_ERR__FAIL,
-						"out of memory");
-		return NULL;
-	}
 	pthread_mutex_init(&client->probe_lock, NULL);
 	pthread_cond_init(&client->probe_wake, NULL);
 	client->opened_ms = kafka_now_ms();
 	client->fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
-	if (client->fd < 0)
-	{
-		kafka_error_set(error, OUTBOX_FATAL, RD_KAFKA_RESP_ERR__FAIL,
-						"could not create an eventfd");
-		kafka_client_free(client);
-		return NULL;
-	}
-	return client;
+	if (client->fd >= 0)
+		return true;
+	kafka_error_set(error, OUTBOX_FATAL, RD_KAFKA_RESP_ERR__FAIL,
+					"could not create an eventfd");
+	return false;
 }
 
-/* The producer, with *error filled when librdkafka refuses the whole. */
+/* A handle, with *error filled when librdkafka refuses the whole. */
 static rd_kafka_t *
-producer_new(OutboxClient *client, rd_kafka_conf_t *conf, OutboxError *error)
+handle_new(OutboxClient *client, rd_kafka_type_t type, rd_kafka_conf_t *conf,
+		   OutboxError *error)
 {
 	rd_kafka_t *rk;
 	rd_kafka_resp_err_t err;
@@ -120,7 +111,7 @@ producer_new(OutboxClient *client, rd_kafka_conf_t *conf, OutboxError *error)
 	char		errstr[512] = "";
 
 	kafka_block_signals(&saved);
-	rk = rd_kafka_new(RD_KAFKA_PRODUCER, conf, errstr, sizeof(errstr));
+	rk = rd_kafka_new(type, conf, errstr, sizeof(errstr));
 	kafka_restore_signals(&saved);
 	if (rk != NULL)
 		return rk;
@@ -132,16 +123,18 @@ producer_new(OutboxClient *client, rd_kafka_conf_t *conf, OutboxError *error)
 }
 
 /*
- * Watch the brokers from the beginning, by an interceptor.  When it then
- * refuses the configuration, 2.0.2 frees the interceptor's part of it, so
- * that the rest can't be freed any more (a double free).  Hence one failure
- * leaks a few kilobytes, and until the next success a trial without the
- * interceptor goes first.
+ * Make the client's handle, and watch the brokers from the beginning, by an
+ * interceptor.  When it then refuses the configuration, 2.0.2 frees the
+ * interceptor's part of it, so that the rest can't be freed any more (a double
+ * free).  Hence one failure leaks a few kilobytes, and until the next success a
+ * trial without the interceptor goes first.
  */
-static rd_kafka_t *
-watched_producer_new(OutboxClient *client, const OutboxTransportConfig *config,
+bool
+kafka_client_connect(OutboxClient *client, rd_kafka_type_t type,
+					 KafkaConfigBuilder build, const void *config,
 					 OutboxError *error)
 {
+	static const uint64_t one = 1;
 	static bool failed_before = false;
 	rd_kafka_conf_t *conf;
 
@@ -149,53 +142,68 @@ watched_producer_new(OutboxClient *client, const OutboxTransportConfig *config,
 	{
 		rd_kafka_t *trial;
 
-		conf = kafka_config_build(client, config, error);
+		conf = build(client, config, error);
 		if (conf == NULL)
-			return NULL;
-		trial = producer_new(client, conf, error);
+			return false;
+		trial = handle_new(client, type, conf, error);
 		if (trial == NULL)
 		{
 			rd_kafka_conf_destroy(conf);
-			return NULL;
+			return false;
 		}
 		rd_kafka_destroy_flags(trial, RD_KAFKA_DESTROY_F_NO_CONSUMER_CLOSE);
 	}
 
-	conf = kafka_config_build(client, config, error);
+	conf = build(client, config, error);
 	if (conf == NULL)
-		return NULL;
+		return false;
 	rd_kafka_conf_interceptor_add_on_new(conf, "pg_outbox",
 										 kafka_watch_brokers, client);
-	client->rk = producer_new(client, conf, error);
+	client->rk = handle_new(client, type, conf, error);
 	failed_before = client->rk == NULL;
-	return client->rk;
+	if (client->rk == NULL)
+		return false;
+
+	rd_kafka_set_log_queue(client->rk, NULL);	/* NULL: the main queue */
+	if (type == RD_KAFKA_CONSUMER)
+	{
+		rd_kafka_poll_set_consumer(client->rk);	/* its queue has all */
+		client->queue = rd_kafka_queue_get_consumer(client->rk);
+	}
+	else
+		client->queue = rd_kafka_queue_get_main(client->rk);
+	rd_kafka_queue_io_event_enable(client->queue, client->fd,
+								   &one, sizeof(one));
+	return true;
+}
+
+static rd_kafka_conf_t *
+producer_config(OutboxClient *client, const void *config, OutboxError *error)
+{
+	return kafka_config_build(client, config, error);
 }
 
 /* See transport.h.  Connecting goes on in the background. */
 static OutboxClient *
 kafka_open(const OutboxTransportConfig *config, OutboxError *error)
 {
-	static const uint64_t one = 1;
-	OutboxClient *client;
+	OutboxClient *client = calloc(1, sizeof(OutboxClient));
 
 	memset(error, 0, sizeof(*error));
-	client = kafka_client_new(error);
 	if (client == NULL)
-		return NULL;
-	if (config->transactional_id != NULL && !kafka_bookmark_prepare(client, config, error))
 	{
-		kafka_client_free(client);
+		kafka_error_set(error, OUTBOX_FATAL, RD_KAFKA_RESP_ERR__FAIL,
+						"out of memory");
 		return NULL;
 	}
-	if (watched_producer_new(client, config, error) == NULL)
+	if (!kafka_client_init(client, error) ||
+		(config->transactional_id != NULL && !kafka_bookmark_prepare(client, config, error)) ||
+		!kafka_client_connect(client, RD_KAFKA_PRODUCER, producer_config, config, error))
 	{
-		kafka_client_free(client);
+		kafka_client_release(client);
+		free(client);
 		return NULL;
 	}
-	rd_kafka_set_log_queue(client->rk, NULL);	/* NULL: the main queue */
-	client->queue = rd_kafka_queue_get_main(client->rk);
-	rd_kafka_queue_io_event_enable(client->queue, client->fd,
-								   &one, sizeof(one));
 	return client;
 }
 
@@ -241,21 +249,12 @@ kafka_purge(OutboxClient *client, bool in_flight)
 	kafka_purge_queues(client);
 }
 
-/* Runs in a thread of its own: each of these may take long. */
 static void *
-kafka_closer_main(void *arg)
+closer_main(void *arg)
 {
 	KafkaCloser *closer = arg;
-	OutboxClient *client = closer->client;
 
-	kafka_commit_stop(client);
-	kafka_probe_stop(client);
-	kafka_bookmark_stop(client);
-	kafka_topics_destroy(client);
-	rd_kafka_queue_io_event_enable(client->queue, -1, NULL, 0);
-	rd_kafka_queue_destroy(client->queue);
-	rd_kafka_destroy_flags(client->rk, RD_KAFKA_DESTROY_F_NO_CONSUMER_CLOSE);
-
+	closer->work(closer->arg);
 	pthread_mutex_lock(&closer->lock);
 	closer->done = true;
 	pthread_cond_signal(&closer->done_cond);
@@ -264,12 +263,11 @@ kafka_closer_main(void *arg)
 }
 
 /*
- * Purge, so that nothing more is sent, then destroy in a helper thread and
- * wait for it as long as we may.  The closer and the client are left behind
- * when it takes longer: the process has to exit then.
+ * Have a helper thread do what may take long, and wait for it as long as we
+ * may.  False: it goes on, with its memory, and the process has to exit.
  */
-static bool
-kafka_close(OutboxClient *client, int timeout_ms)
+bool
+kafka_close_within(void (*work) (void *arg), void *arg, int timeout_ms)
 {
 	KafkaCloser *closer = calloc(1, sizeof(KafkaCloser));
 	pthread_condattr_t attr;
@@ -281,10 +279,8 @@ kafka_close(OutboxClient *client, int timeout_ms)
 
 	if (closer == NULL)
 		return false;
-	kafka_config_lived(client->failed ? 0 : kafka_now_ms() - client->opened_ms);
-	kafka_purge(client, true);
-
-	closer->client = client;
+	closer->work = work;
+	closer->arg = arg;
 	pthread_mutex_init(&closer->lock, NULL);
 	pthread_condattr_init(&attr);
 	pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
@@ -292,7 +288,7 @@ kafka_close(OutboxClient *client, int timeout_ms)
 	pthread_condattr_destroy(&attr);
 
 	kafka_block_signals(&saved);
-	failed = pthread_create(&thread, NULL, kafka_closer_main, closer);
+	failed = pthread_create(&thread, NULL, closer_main, closer);
 	kafka_restore_signals(&saved);
 	if (failed)
 		return false;
@@ -322,7 +318,34 @@ kafka_close(OutboxClient *client, int timeout_ms)
 	pthread_cond_destroy(&closer->done_cond);
 	pthread_mutex_destroy(&closer->lock);
 	free(closer);
-	kafka_client_free(client);
+	return true;
+}
+
+/* Runs in a thread of its own: each of these may take long. */
+static void
+client_destroy(void *arg)
+{
+	OutboxClient *client = arg;
+
+	kafka_commit_stop(client);
+	kafka_probe_stop(client);
+	kafka_bookmark_stop(client);
+	kafka_topics_destroy(client);
+	rd_kafka_queue_io_event_enable(client->queue, -1, NULL, 0);
+	rd_kafka_queue_destroy(client->queue);
+	rd_kafka_destroy_flags(client->rk, RD_KAFKA_DESTROY_F_NO_CONSUMER_CLOSE);
+}
+
+/* Purge, so that nothing more is sent, then destroy. */
+static bool
+kafka_close(OutboxClient *client, int timeout_ms)
+{
+	kafka_config_lived(client->failed ? 0 : kafka_now_ms() - client->opened_ms);
+	kafka_purge(client, true);
+	if (!kafka_close_within(client_destroy, client, timeout_ms))
+		return false;
+	kafka_client_release(client);
+	free(client);
 	return true;
 }
 
@@ -357,4 +380,5 @@ const OutboxTransport kafka_transport = {
 	.version = kafka_version,
 	.record_overhead = 200,
 	.header_overhead = 190,
+	.source = &kafka_source,
 };

@@ -3,7 +3,9 @@
  * kafka.h
  *	  What the parts of the Kafka worker transport share.
  *
- * One producer handle is one OutboxClient.  Four kinds of threads meet here:
+ * One handle of the library is one OutboxClient; a consumer's has one in it
+ * (kafka_source.h), for what all handles need: brokers, errors, secrets.  Four
+ * kinds of threads meet here:
  *
  *	main		the relay: every function of the transport's table
  *	librdkafka	its own, signals blocked: they enter our code in one place,
@@ -32,6 +34,7 @@
 
 #include <librdkafka/rdkafka.h>
 
+#include "transport/source.h"
 #include "transport/transport.h"
 
 /* A topic that this client has used; lives as long as the client. */
@@ -62,7 +65,8 @@ typedef struct KafkaTopic
 struct OutboxClient
 {
 	rd_kafka_t *rk;
-	rd_kafka_queue_t *queue;	/* the main queue: reports, errors, logs */
+	rd_kafka_queue_t *queue;	/* the main queue: reports, errors, logs; of a
+								 * consumer messages and rebalances too */
 	int			fd;				/* eventfd */
 	bool		careful;
 	bool		narrow;			/* with small batches */
@@ -129,6 +133,9 @@ extern rd_kafka_conf_t *kafka_config_build(OutboxClient *client,
 extern rd_kafka_conf_t *kafka_config_consumer(OutboxClient *client,
 											  const OutboxTransportConfig *config,
 											  OutboxError *error);
+extern rd_kafka_conf_t *kafka_config_source(OutboxClient *client,
+											const OutboxSourceConfig *config,
+											OutboxError *error);
 extern void kafka_config_batch_refused(OutboxClient *client);
 extern void kafka_config_record_refused(void);
 extern void kafka_config_lived(int64_t lived_ms);
@@ -199,8 +206,22 @@ extern void kafka_bookmark_error(OutboxClient *client, OutboxError *error,
 extern void kafka_bookmark_stop(OutboxClient *client);
 extern void kafka_bookmark_free(OutboxClient *client);
 
+/* kafka_source.c */
+extern const OutboxSource kafka_source;
+
 /* kafka.c */
+typedef rd_kafka_conf_t *(*KafkaConfigBuilder) (OutboxClient *client,
+												const void *config,
+												OutboxError *error);
+
 extern const OutboxTransport kafka_transport;
+extern bool kafka_client_init(OutboxClient *client, OutboxError *error);
+extern bool kafka_client_connect(OutboxClient *client, rd_kafka_type_t type,
+								 KafkaConfigBuilder build, const void *config,
+								 OutboxError *error);
+extern void kafka_client_release(OutboxClient *client);
+extern bool kafka_close_within(void (*work) (void *arg), void *arg,
+							   int timeout_ms);
 extern void kafka_purge_queues(OutboxClient *client);
 extern void kafka_wake(OutboxClient *client);
 extern int64_t kafka_now_ms(void);

@@ -26,6 +26,11 @@
 #define BATCH_SIZE_MIN		16384
 #define BATCH_GROW_MS		(10 * 60 * 1000)
 
+/* bytes that a consumer asks for at a time: of all partitions, of one */
+#define MIN_FETCH			(1024 * 1024)
+#define MAX_FETCH			(50 * 1024 * 1024)
+#define MAX_PARTITION_FETCH (4 * 1024 * 1024)
+
 /* Defaults: an option of the user replaces them. */
 static const OutboxOption defaults[] = {
 	/*
@@ -59,6 +64,49 @@ static const OutboxOption owned[] = {
 	{"queue.buffering.max.messages", "0"},	/* unlimited: we bound bytes */
 	{"queuing.strategy", "fifo"},
 	{"delivery.report.only.error", "false"},
+	{"log.queue", "true"},
+	{"statistics.interval.ms", "0"},
+	{NULL, NULL}
+};
+
+/* The same two for a subscription's consumer. */
+static const OutboxOption source_defaults[] = {
+	{"socket.nagle.disable", "true"},
+	{"socket.keepalive.enable", "true"},
+	{"reconnect.backoff.max.ms", "2000"},
+
+	/* new topics and partitions are seen that soon */
+	{"topic.metadata.refresh.interval.ms", "10000"},
+
+	/* a worker that is gone is missed by its heartbeats, soon */
+	{"session.timeout.ms", "10000"},
+	{"heartbeat.interval.ms", "3000"},
+
+	/* a seek waits for the fetch that is under way */
+	{"fetch.wait.max.ms", "100"},
+	{"fetch.error.backoff.ms", "100"},
+	{"fetch.queue.backoff.ms", "5"},
+	{NULL, NULL}
+};
+
+static const OutboxOption source_owned[] = {
+	/* places are PostgreSQL's; the broker's are for its tools */
+	{"enable.auto.commit", "false"},
+	{"enable.auto.offset.store", "false"},
+	{"auto.offset.reset", "error"},
+	{"isolation.level", "read_committed"},
+
+	/* all is taken away before it is given anew, by the members themselves */
+	{"partition.assignment.strategy", "range,roundrobin"},
+	{"group.protocol", "classic"},
+
+	/* a handler may take long; its statement timeout says how long */
+	{"max.poll.interval.ms", "86400000"},
+
+	{"enable.partition.eof", "false"},
+	{"allow.auto.create.topics", "false"},
+	{"topic.blacklist", "^__(consumer_offsets|transaction_state|share_group_state|cluster_metadata)$"},
+
 	{"log.queue", "true"},
 	{"statistics.interval.ms", "0"},
 	{NULL, NULL}
@@ -190,6 +238,18 @@ set_property(rd_kafka_conf_t *conf, const char *name, const char *value,
 	return false;
 }
 
+/* The same for what older versions of the library do not know. */
+static bool
+set_if_known(rd_kafka_conf_t *conf, const char *name, const char *value,
+			 OutboxError *error)
+{
+	char		errstr[16];
+
+	return rd_kafka_conf_set(conf, name, value, errstr,
+							 sizeof(errstr)) == RD_KAFKA_CONF_UNKNOWN ||
+		set_property(conf, name, value, error);
+}
+
 static bool
 set_number(rd_kafka_conf_t *conf, const char *name, int64_t value,
 		   OutboxError *error)
@@ -313,6 +373,79 @@ kafka_config_consumer(OutboxClient *client, const OutboxTransportConfig *config,
 		return conf;
 	rd_kafka_conf_destroy(conf);
 	return NULL;
+}
+
+static int64_t
+clamp(int64_t value, int64_t min, int64_t max)
+{
+	return value < min ? min : value > max ? max : value;
+}
+
+/*
+ * What may be received ahead.  The library counts payloads only; a message
+ * costs some 300 bytes beside.  So half of the bytes are payload, and a
+ * partition's queue is refilled by the number of its messages.  A batch larger
+ * than a whole fetch comes all the same, alone.
+ */
+static bool
+set_read_ahead(rd_kafka_conf_t *conf, size_t max_bytes, OutboxError *error)
+{
+	int64_t		fetch = clamp((int64_t) max_bytes / 4, MIN_FETCH, MAX_FETCH);
+	int64_t		partition = fetch < MAX_PARTITION_FETCH ? fetch : MAX_PARTITION_FETCH;
+	int64_t		message = clamp(get_number(conf, "message.max.bytes"), 1000, fetch);
+	int64_t		answer = get_number(conf, "receive.message.max.bytes");
+
+	if (answer < 2 * fetch)
+		answer = 2 * fetch;
+	return set_number(conf, "queued.max.messages.kbytes",
+					  clamp((int64_t) max_bytes / 2048, 1024, 2097151), error) &&
+		set_number(conf, "queued.min.messages",
+				   clamp((int64_t) max_bytes / 512, 1000, 100000), error) &&
+		set_number(conf, "message.max.bytes", message, error) &&
+		set_number(conf, "fetch.max.bytes", fetch, error) &&
+		set_number(conf, "fetch.message.max.bytes", partition, error) &&
+		set_number(conf, "receive.message.max.bytes", answer, error);
+}
+
+/* For a subscription's consumer. */
+rd_kafka_conf_t *
+kafka_config_source(OutboxClient *client, const OutboxSourceConfig *config,
+					OutboxError *error)
+{
+	OutboxTransportConfig common = {
+		.server_name = config->server_name, .client_id = config->client_id,
+		.noptions = config->noptions, .options = config->options
+	};
+	rd_kafka_conf_t *conf = rd_kafka_conf_new();
+	bool		good = true;
+
+	client->debug = is_given(&common, "debug");
+	for (const OutboxOption *option = source_defaults; good && option->name; option++)
+		good = set_if_known(conf, option->name, option->value, error);
+	good = good &&
+		(config->client_id == NULL || config->client_id[0] == '\0' ||
+		 set_property(conf, "client.id", config->client_id, error)) &&
+		set_options(client, conf, &common, error);
+	for (const OutboxOption *option = source_owned; good && option->name; option++)
+		good = set_if_known(conf, option->name, option->value, error);
+	good = good && set_property(conf, "group.id", config->group_id, error) &&
+		set_read_ahead(conf, config->max_bytes, error);
+	if (good && !is_given(&common, "bootstrap.servers") &&
+		!is_given(&common, "metadata.broker.list"))
+	{
+		kafka_error_set(error, OUTBOX_CONFIG, RD_KAFKA_RESP_ERR__INVALID_ARG,
+						"option \"bootstrap.servers\" is missing");
+		good = false;
+	}
+	if (!good)
+	{
+		rd_kafka_conf_destroy(conf);
+		return NULL;
+	}
+	rd_kafka_conf_set_opaque(conf, client);
+	rd_kafka_conf_set_error_cb(conf, kafka_failed);
+	rd_kafka_conf_set_log_cb(conf, kafka_logged);
+	return conf;
 }
 
 /* NULL with *error filled when an option is refused. */
