@@ -75,7 +75,8 @@ $pg->wait_ok('SELECT count(*) = 2 FROM orders', 'replication goes on', dbname =>
 
 # --- each side has its own ------------------------------------------------------------
 
-is(sub_sql($state), '0|0|8|events2|1|of the subscriber|' . (sub_sql('SELECT count(*) FROM outbox.message') ? $ours : ''),
+# its messages, or none where they are freed already
+like(sub_sql($state), qr/^0\|0\|8\|events2\|1\|of the subscriber\|(\Q$ours\E)?$/,
 	"subscriber's log, positions and dead letters are its own");
 is($pg->sql("SELECT string_agg(DISTINCT server_name, ' ') FROM outbox.position_log"), 'events', "and the publisher's");
 sub_sql("SELECT judge.publish_many('$ours', 100)");
