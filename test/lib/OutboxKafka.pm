@@ -159,7 +159,7 @@ sub delete_topic { my ($self, @topics) = @_; return $self->admin('delete', @topi
 sub set_config { my ($self, $topic, @config) = @_; return $self->admin('config', $topic, @config) }
 sub topics { return map { (split /\t/)[0] } split /\n/, $_[0]->admin('list') }
 
-# Forbids a user something, and takes that back.  What: topic or id (a transactional one),
+# Forbids a user something, and takes that back.  What: topic, group or id (a transactional one),
 # by name; operation: read, write, describe, create, all.
 sub deny { my ($self, @what) = @_; return $self->_access(30, @what) }
 sub undeny { my ($self, @what) = @_; return $self->_access(31, @what) }
@@ -168,7 +168,7 @@ sub undeny { my ($self, @what) = @_; return $self->_access(31, @what) }
 sub _access
 {
 	my ($self, $api, $user, $operation, $kind, $name) = @_;
-	my %kinds = (topic => 2, id => 5);
+	my %kinds = (topic => 2, group => 3, id => 5);
 	my %operations = (all => 2, read => 3, write => 4, create => 5, describe => 8);
 	my $text = sub { pack('n/a*', $_[0]) };
 	my $entry = pack('C', $kinds{$kind}) . $text->($name) . pack('C', 3) . $text->("User:$user") .

@@ -13,6 +13,9 @@
  *	kafka_driver aborts ADMIN_BOOTSTRAP name=value ...	transactions, by a proxy
  *												(see kafka_aborts.c)
  *	kafka_driver source BOOTSTRAP				scenarios of the way in
+ *	kafka_driver fill BOOTSTRAP N TOPIC			numbers
+ *	kafka_driver watch-source BOOTSTRAP TOPIC GROUP [name=value ...]
+ *												errors, until messages come
  *	kafka_driver bench-source BOOTSTRAP N [US]	messages/s of it; us to handle each
  *
  * The broker must let this client create topics, and have
@@ -526,6 +529,13 @@ main(int argc, char **argv)
 	}
 	if (strcmp(command, "bench-source") == 0)
 		return bench_source(n, argc > 4 ? atof(argv[4]) : 0);
+	if (strcmp(command, "fill") == 0 && argc > 4)
+	{
+		put_numbers(argv[4], 0, 0, n);
+		return 0;
+	}
+	if (strcmp(command, "watch-source") == 0 && argc > 4)
+		return watch_source(argv[3], argv[4]);
 	if (strcmp(command, "source") == 0)
 	{
 		check_source();

@@ -65,6 +65,8 @@ extern void check_in_flight(void);
 extern void check_transactions(void);
 extern void check_aborts(void);
 extern void check_source(void);
+extern void put_numbers(const char *topic, int partition, int from, int n);
+extern int	watch_source(const char *topic, const char *group);
 extern int	bench_source(int n, double handle_us);
 extern int	measure_in_flight(int rounds, int size);
 

@@ -269,7 +269,7 @@ put(rd_kafka_t *rk, const char *topic, int partition, const char *text, int64_t 
 }
 
 /* Numbers from "from" on, a second apart. */
-static void
+void
 put_numbers(const char *topic, int partition, int from, int n)
 {
 	rd_kafka_t *rk = producer_new(NULL);
@@ -725,6 +725,31 @@ check_source(void)
 	check_gap();
 	check_topics();
 	check_aborted();
+}
+
+/*
+ * What a consumer says that may not do something, one line for each error, until
+ * it gets messages: "status FAILURE NAME | HINT".
+ */
+int
+watch_source(const char *topic, const char *group)
+{
+	Reader	   *reader = reader_open(group, topic);
+	OutboxTransportStatus status = {0};
+	uint64_t	nerrors = 0;
+
+	for (double until = now() + 2 * PATIENCE; reader->nseen == 0 && now() < until;)
+	{
+		step(reader, 200);
+		S.status(reader->consumer, &status);
+		if (status.nerrors != nerrors)
+			printf("status %d %s | %s\n", status.error.failure, status.error.name,
+				   status.error.hint);
+		nerrors = status.nerrors;
+		fflush(stdout);
+	}
+	printf("messages %d failed %d\n", reader->nseen, status.failed);
+	return !reader_close(reader);
 }
 
 /* --- how fast -------------------------------------------------------------------- */

@@ -216,6 +216,12 @@ list_add(rd_kafka_topic_partition_list_t *list, const KafkaPartition *partition)
 									  partition->partition)->offset = partition->position;
 }
 
+static KafkaPartition *
+list_partition(OutboxConsumer *consumer, const rd_kafka_topic_partition_list_t *list, int i)
+{
+	return kafka_partition_find(consumer, list->elems[i].topic, list->elems[i].partition);
+}
+
 /* Pause what is to be paused; an assignment may have forgotten. */
 static void
 pause_again(OutboxConsumer *consumer)
@@ -282,8 +288,12 @@ seek_started(OutboxConsumer *consumer, rd_kafka_topic_partition_list_t *list,
 
 		rd_kafka_error_destroy(failed);
 		for (int i = 0; i < list->cnt; i++)
-			kafka_partition_find(consumer, list->elems[i].topic,
-								 list->elems[i].partition)->started = false;
+		{
+			KafkaPartition *partition = list_partition(consumer, list, i);
+
+			if (partition != NULL)
+				partition->started = false;
+		}
 		return kafka_source_error(consumer, error, err, NULL, NULL);
 	}
 	for (int i = 0; i < list->cnt; i++)
@@ -340,8 +350,12 @@ resume(OutboxConsumer *consumer, rd_kafka_topic_partition_list_t *list,
 
 	(void) rd_kafka_resume_partitions(consumer->client.rk, list);
 	for (int i = 0; i < list->cnt && failure != OUTBOX_OK; i++)
-		kafka_partition_find(consumer, list->elems[i].topic,
-							 list->elems[i].partition)->paused = true;
+	{
+		KafkaPartition *partition = list_partition(consumer, list, i);
+
+		if (partition != NULL)
+			partition->paused = true;
+	}
 	return failure;
 }
 
