@@ -145,24 +145,18 @@ take_messages(Reader *reader, const OutboxIncoming *messages, int n)
 	}
 }
 
-/* One receive(); when there is nothing, sleep on the eventfd alone. */
-static OutboxSourceEvent
-step(Reader *reader, int ms)
+/* What is no message; when there is nothing, sleep on the eventfd alone. */
+static void
+take_event(Reader *reader, OutboxSourceEvent event, const OutboxPlace *places, int n, int ms)
 {
 	struct pollfd pfd = {.fd = S.event_fd(reader->consumer), .events = POLLIN};
-	const OutboxIncoming *messages;
-	const OutboxPlace *places;
-	int			n;
-	OutboxSourceEvent event = S.receive(reader->consumer, BATCH, &messages, &places, &n);
 
-	reader->count[event]++;
 	switch (event)
 	{
 		case OUTBOX_SOURCE_NOTHING:
 			poll(&pfd, 1, ms);
 			break;
 		case OUTBOX_SOURCE_MESSAGES:
-			take_messages(reader, messages, n);
 			break;
 		case OUTBOX_SOURCE_ASSIGN:
 			take_share(reader, places, n);
@@ -177,6 +171,21 @@ step(Reader *reader, int ms)
 				S.give_up(reader->consumer);
 			break;
 	}
+}
+
+static OutboxSourceEvent
+step(Reader *reader, int ms)
+{
+	const OutboxIncoming *messages;
+	const OutboxPlace *places;
+	int			n;
+	OutboxSourceEvent event = S.receive(reader->consumer, BATCH, &messages, &places, &n);
+
+	reader->count[event]++;
+	if (event == OUTBOX_SOURCE_MESSAGES)
+		take_messages(reader, messages, n);
+	else
+		take_event(reader, event, places, n, ms);
 	return event;
 }
 
@@ -794,22 +803,23 @@ bench_source(int n, double handle_us)
 	getrusage(RUSAGE_THREAD, &before);
 	while (total < n && now() - start < 120)
 	{
-		struct pollfd pfd = {.fd = S.event_fd(reader->consumer), .events = POLLIN};
 		const OutboxIncoming *messages;
 		const OutboxPlace *places;
 		int			got;
+		OutboxSourceEvent event = S.receive(reader->consumer, 1000, &messages, &places, &got);
 
 		calls++;
-		if (S.receive(reader->consumer, 1000, &messages, &places, &got) == OUTBOX_SOURCE_MESSAGES)
+		if (event != OUTBOX_SOURCE_MESSAGES)
 		{
-			total += got;
-			if (handle_us > 0)
-				usleep((useconds_t) (got * handle_us));
-			for (int i = 0; i < got; i++)
-				bytes += messages[i].payload_len + messages[i].headers[0].value_len;
+			take_event(reader, event, places, got, 1000);
+			continue;
 		}
-		else
-			poll(&pfd, 1, 1000);
+		total += got;
+		reader->at[0] = messages[got - 1].offset + 1;
+		if (handle_us > 0)
+			usleep((useconds_t) (got * handle_us));
+		for (int i = 0; i < got; i++)
+			bytes += messages[i].payload_len + messages[i].headers[0].value_len;
 	}
 	took = now() - start;
 	getrusage(RUSAGE_THREAD, &usage);
