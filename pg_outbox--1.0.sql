@@ -513,7 +513,8 @@ GRANT EXECUTE ON FUNCTION outbox.adopt(name) TO outbox_admin;
 --   message_id      what was seen
 --   expires_at      until when it counts
 --
--- Names are compared byte by byte, whatever the database's collation.  VACUUM is
+-- Names are compared byte by byte, whatever the database's collation; the key
+-- begins with what tells most rows apart, which makes a search cheaper.  VACUUM is
 -- told to come early, and pages are left some room: so the table stays as large as
 -- what has not expired, and index pages split less.
 -- ---------------------------------------------------------------------------
@@ -521,7 +522,7 @@ CREATE TABLE inbox.seen (
 	consumer text COLLATE "C" NOT NULL,
 	message_id text COLLATE "C" NOT NULL,
 	expires_at timestamptz NOT NULL,
-	PRIMARY KEY (consumer, message_id)
+	PRIMARY KEY (message_id, consumer)
 ) USING heap WITH (autovacuum_vacuum_scale_factor = 0.05, autovacuum_vacuum_threshold = 10000,
 	autovacuum_vacuum_insert_scale_factor = 1);
 CREATE INDEX seen_expires_at ON inbox.seen (expires_at);
@@ -542,7 +543,8 @@ SELECT pg_catalog.pg_extension_config_dump('inbox.seen', '');
 -- Parameters:
 --   consumer      name of the consumer: not null, 1 to 200 bytes
 --   message_id    any text, a uuid or bytea cast to one: not null, 1 to 1024 bytes
---   ttl           how long the mark counts, from now: not null, positive
+--   ttl           how long the mark counts, from when it is set (after a wait for
+--                 another caller): not null, positive
 -- Result: true: it is the caller's to process; false: it was seen.
 -- Errors: a parameter out of these bounds; read-only transaction, standby.
 -- Source of the idea: Redis' SET key value NX EX ttl.
@@ -570,7 +572,7 @@ COMMENT ON FUNCTION inbox.accept_batch(text, text[], interval) IS
 -- Removes a mark, so that the message may be accepted again.
 --
 -- Parameters: as of accept().
--- Result: true: there was one.
+-- Result: true: there was one that had not expired.
 CREATE FUNCTION inbox.forget(consumer text, message_id text) RETURNS boolean
 	AS 'MODULE_PATHNAME', 'inbox_forget' LANGUAGE C VOLATILE PARALLEL UNSAFE;
 COMMENT ON FUNCTION inbox.forget(text, text) IS

@@ -45,6 +45,14 @@ SELECT inbox.accept('short', 'b');
 -- forgotten
 SELECT inbox.forget('short', 'b'), inbox.forget('short', 'b'), inbox.accept('short', 'b');
 SELECT inbox.accept('short', 'same statement'), inbox.forget('short', 'same statement');
+BEGIN;
+SELECT inbox.accept('short', 'c', '1 microsecond');
+SAVEPOINT s;
+SELECT inbox.forget('short', 'c');
+ROLLBACK TO s;
+SELECT inbox.forget('short', 'c'), inbox.accept('short', 'c', '1 microsecond');
+COMMIT;
+SELECT inbox.forget('short', 'c') AS expired;
 
 -- in batches: those that are new, in their order
 SELECT inbox.accept_batch('batch', ARRAY['z', 'a', 'm', 'a', 'z']);
@@ -53,6 +61,12 @@ SELECT inbox.accept_batch('batch', ARRAY['a', 'n', 'b', 'z']);
 SELECT inbox.accept_batch('batch', '{}'), inbox.accept_batch('batch', '[5:6]={q,r}'::text[]);
 SELECT cardinality(inbox.accept_batch('many', ARRAY(SELECT 'id' || i FROM generate_series(1, 5000) i)));
 SELECT cardinality(inbox.accept_batch('many', ARRAY(SELECT 'id' || i FROM generate_series(4001, 6000) i)));
+
+SELECT cardinality(inbox.accept_batch('many', ARRAY(SELECT 'id' || i FROM generate_series(5001, 6100) i)));
+SELECT count(*), count(DISTINCT message_id) FROM inbox.seen WHERE consumer = 'many';
+SELECT inbox.accept_batch('old', ARRAY(SELECT 'o' || i FROM generate_series(1, 100) i), '1 microsecond') IS NOT NULL;
+SELECT cardinality(inbox.accept_batch('old', ARRAY(SELECT 'o' || i FROM generate_series(1, 200) i)));
+DELETE FROM inbox.seen WHERE consumer = 'old';
 
 -- names are bytes, whatever a collation says
 SELECT inbox.accept('bytes', 'straße'), inbox.accept('bytes', 'STRASSE'), inbox.accept('bytes', ' a'), inbox.accept('bytes', 'a');

@@ -74,10 +74,11 @@ get_name(FunctionCallInfo fcinfo, int n, const char *what, int max)
 	return value;
 }
 
-/* When a mark that is set now expires. */
-static TimestampTz
-get_expiry(FunctionCallInfo fcinfo, int n, TimestampTz now)
+/* How long marks count, in microseconds. */
+static int64
+get_ttl(FunctionCallInfo fcinfo, int n)
 {
+	TimestampTz now = GetCurrentTimestamp();
 	TimestampTz expires_at;
 
 	if (PG_ARGISNULL(n))
@@ -92,23 +93,21 @@ get_expiry(FunctionCallInfo fcinfo, int n, TimestampTz now)
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("ttl must be positive, not %s",
 						DatumGetCString(DirectFunctionCall1(interval_out, PG_GETARG_DATUM(n))))));
-	return expires_at;
+	return expires_at - now;
 }
 
 Datum
 inbox_accept(PG_FUNCTION_ARGS)
 {
-	TimestampTz now = GetCurrentTimestamp();
 	text	   *consumer = get_name(fcinfo, 0, "consumer", INBOX_MAX_CONSUMER);
 	text	   *id = get_name(fcinfo, 1, "message_id", INBOX_MAX_MESSAGE_ID);
-	TimestampTz expires_at = get_expiry(fcinfo, 2, now);
+	int64		ttl_us = get_ttl(fcinfo, 2);
 	InboxMarks *marks;
 	bool		is_new;
 
 	check_may_write("inbox.accept()");
-	marks = inbox_marks_open();
-	is_new = inbox_mark_set(marks, PointerGetDatum(consumer), PointerGetDatum(id), now,
-							expires_at);
+	marks = inbox_marks_open(ttl_us, 1);
+	is_new = inbox_mark_set(marks, PointerGetDatum(consumer), PointerGetDatum(id));
 	inbox_marks_close(marks);
 	PG_RETURN_BOOL(is_new);
 }
@@ -122,7 +121,7 @@ inbox_forget(PG_FUNCTION_ARGS)
 	bool		found;
 
 	check_may_write("inbox.forget()");
-	marks = inbox_marks_open();
+	marks = inbox_marks_open(0, 1);
 	found = inbox_mark_forget(marks, PointerGetDatum(consumer), PointerGetDatum(id));
 	inbox_marks_close(marks);
 	PG_RETURN_BOOL(found);
@@ -191,11 +190,10 @@ get_candidates(FunctionCallInfo fcinfo, int n, int *count)
 Datum
 inbox_accept_batch(PG_FUNCTION_ARGS)
 {
-	TimestampTz now = GetCurrentTimestamp();
 	text	   *consumer = get_name(fcinfo, 0, "consumer", INBOX_MAX_CONSUMER);
 	int			n;
 	Candidate  *candidates = get_candidates(fcinfo, 1, &n);
-	TimestampTz expires_at = get_expiry(fcinfo, 2, now);
+	int64		ttl_us = get_ttl(fcinfo, 2);
 	Datum	   *result;
 	int			nresult = 0;
 	InboxMarks *marks;
@@ -204,11 +202,10 @@ inbox_accept_batch(PG_FUNCTION_ARGS)
 	if (n == 0)
 		PG_RETURN_ARRAYTYPE_P(construct_empty_array(TEXTOID));
 	qsort(candidates, n, sizeof(Candidate), by_id);
-	marks = inbox_marks_open();
+	marks = inbox_marks_open(ttl_us, n);
 	for (int i = 0; i < n; i++)
 		candidates[i].is_new = (i == 0 || compare_bytes(&candidates[i], &candidates[i - 1]) != 0) &&
-			inbox_mark_set(marks, PointerGetDatum(consumer), PointerGetDatum(candidates[i].id),
-						   now, expires_at);
+			inbox_mark_set(marks, PointerGetDatum(consumer), PointerGetDatum(candidates[i].id));
 	inbox_marks_close(marks);
 
 	qsort(candidates, n, sizeof(Candidate), by_place);

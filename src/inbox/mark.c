@@ -14,6 +14,10 @@
  * expired, one updates it, and the other waits, sees that it was updated, and
  * looks again.
  *
+ * Time.  What counts is the clock after a wait: else a mark that is set then would
+ * have lost that much of its time, all of it perhaps.  Marks of a batch share the
+ * time of a millisecond, which keeps the index on it small.
+ *
  * Isolation.  A mark that was committed after the caller's snapshot counts, though
  * the caller can't see what else that transaction did; that is what is wanted of
  * a mark.  Only in a SERIALIZABLE transaction it would break what is promised
@@ -34,6 +38,7 @@
 #include "access/tableam.h"
 #include "access/xact.h"
 #include "catalog/namespace.h"
+#include "common/int.h"
 #include "compat.h"
 #include "executor/executor.h"
 #include "inbox/mark.h"
@@ -49,6 +54,11 @@
 #define SEEN_EXPIRES_AT	2
 #define SEEN_NCOLUMNS	3
 
+/* After one that was known, so many are looked up before they are inserted. */
+#define LOOK_FIRST		64
+
+#define CLOCK_STEP_US	1000
+
 struct InboxMarks
 {
 	Relation	rel;
@@ -57,6 +67,9 @@ struct InboxMarks
 	TupleTableSlot *mark;		/* to be set */
 	TupleTableSlot *found;
 	List	   *unique;			/* its index, as a list of oids */
+	int			look_first;		/* so many are looked up before they are inserted */
+	TimestampTz now;
+	int64		ttl_us;
 };
 
 static Relation
@@ -73,10 +86,13 @@ open_seen(void)
 }
 
 InboxMarks *
-inbox_marks_open(void)
+inbox_marks_open(int64 ttl_us, int n)
 {
 	InboxMarks *marks = palloc0(sizeof(InboxMarks));
 
+	marks->now = GetCurrentTimestamp();
+	marks->ttl_us = ttl_us;
+	marks->look_first = n > LOOK_FIRST ? 0 : LOOK_FIRST;
 	marks->rel = open_seen();
 	marks->estate = CreateExecutorState();
 	marks->result = makeNode(ResultRelInfo);
@@ -188,7 +204,7 @@ update_mark(InboxMarks *marks)
 }
 
 static void
-fill_mark(InboxMarks *marks, Datum consumer, Datum message_id, TimestampTz expires_at)
+fill_mark(InboxMarks *marks, Datum consumer, Datum message_id)
 {
 	TupleTableSlot *slot = marks->mark;
 
@@ -196,52 +212,71 @@ fill_mark(InboxMarks *marks, Datum consumer, Datum message_id, TimestampTz expir
 	memset(slot->tts_isnull, false, SEEN_NCOLUMNS * sizeof(bool));
 	slot->tts_values[SEEN_CONSUMER] = consumer;
 	slot->tts_values[SEEN_MESSAGE_ID] = message_id;
-	slot->tts_values[SEEN_EXPIRES_AT] = TimestampTzGetDatum(expires_at);
+	slot->tts_values[SEEN_EXPIRES_AT] = TimestampTzGetDatum(0);
 	slot->tts_tableOid = RelationGetRelid(marks->rel);
 	ExecStoreVirtualTuple(slot);
 }
 
+/* What time is it, and when does the slot's mark expire? */
+static void
+look_at_clock(InboxMarks *marks)
+{
+	TimestampTz now = GetCurrentTimestamp();
+	TimestampTz expires_at;
+
+	if (now - marks->now >= CLOCK_STEP_US)
+		marks->now = now;
+	if (pg_add_s64_overflow(marks->now, marks->ttl_us, &expires_at))
+		expires_at = DT_NOEND;
+	marks->mark->tts_values[SEEN_EXPIRES_AT] = TimestampTzGetDatum(expires_at);
+}
+
+/* The mark that was found still counts. */
+static bool
+is_live(InboxMarks *marks)
+{
+	bool		isnull;
+
+	return DatumGetTimestampTz(slot_getattr(marks->found, SEEN_EXPIRES_AT + 1, &isnull)) >
+		marks->now;
+}
+
 /*
+ * In a batch most are new, so they are inserted without a look, until one is known.
+ * A conflict costs a dead row.
+ *
  * A mark of one's own is never expired: its row may be of the same command, which
  * can't update it.
  */
 bool
-inbox_mark_set(InboxMarks *marks, Datum consumer, Datum message_id, TimestampTz now,
-			   TimestampTz expires_at)
+inbox_mark_set(InboxMarks *marks, Datum consumer, Datum message_id)
 {
-	bool		set;
+	bool		set = false;
+	bool		known = false;
 
-	for (;;)
+	while (!set && !known)
 	{
-		CHECK_FOR_INTERRUPTS();
-		fill_mark(marks, consumer, message_id, expires_at);
-		if (!find_mark(marks))
-		{
-			if (insert_mark(marks))
-			{
-				set = true;
-				break;
-			}
-		}
-		else
-		{
-			bool		isnull;
-			TimestampTz until = DatumGetTimestampTz(slot_getattr(marks->found,
-																 SEEN_EXPIRES_AT + 1, &isnull));
+		bool		look = marks->look_first > 0;
+		bool		found;
 
-			if (until > now || is_own(marks))
-			{
-				check_serializable(marks);
-				set = false;
-				break;
-			}
-			if (update_mark(marks))
-			{
-				set = true;
-				break;
-			}
-		}
+		CHECK_FOR_INTERRUPTS();
+		fill_mark(marks, consumer, message_id);
+		found = look && find_mark(marks);
+		look_at_clock(marks);
+		if (!found)
+			set = insert_mark(marks);
+		else if (is_live(marks) || is_own(marks))
+			known = true;
+		else
+			set = update_mark(marks);
+
+		if (found || !set)
+			marks->look_first = LOOK_FIRST;
+		else if (look)
+			marks->look_first--;
 	}
+	if (known)
+		check_serializable(marks);
 	ExecClearTuple(marks->found);
 	ResetPerTupleExprContext(marks->estate);
 	return set;
@@ -251,11 +286,9 @@ inbox_mark_set(InboxMarks *marks, Datum consumer, Datum message_id, TimestampTz 
 static bool
 is_of_this_command(InboxMarks *marks)
 {
-	bool		isnull;
+	HeapTuple	row = ExecFetchSlotHeapTuple(marks->found, false, NULL);
 
-	return is_own(marks) &&
-		DatumGetCommandId(slot_getsysattr(marks->found, MinCommandIdAttributeNumber,
-										  &isnull)) == GetCurrentCommandId(false);
+	return is_own(marks) && HeapTupleHeaderGetCmin(row->t_data) >= GetCurrentCommandId(false);
 }
 
 bool
@@ -263,17 +296,20 @@ inbox_mark_forget(InboxMarks *marks, Datum consumer, Datum message_id)
 {
 	TM_FailureData failure;
 	TM_Result	result = TM_Deleted;
+	bool		counted = false;
 
 	while (result == TM_Updated || result == TM_Deleted)
 	{
 		CHECK_FOR_INTERRUPTS();
-		fill_mark(marks, consumer, message_id, 0);
+		fill_mark(marks, consumer, message_id);
 		if (!find_mark(marks))
 			return false;
 		if (is_of_this_command(marks))
 			ereport(ERROR,
 					(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 					 errmsg("cannot forget a message in the statement that accepts it")));
+		look_at_clock(marks);
+		counted = is_live(marks) || is_own(marks);
 		result = table_tuple_delete(marks->rel, &marks->found->tts_tid,
 									GetCurrentCommandId(true), GetActiveSnapshot(),
 									InvalidSnapshot, true, &failure, false);
@@ -281,5 +317,5 @@ inbox_mark_forget(InboxMarks *marks, Datum consumer, Datum message_id)
 	if (result != TM_Ok)
 		elog(ERROR, "unexpected result %d of deleting a mark", (int) result);
 	ExecClearTuple(marks->found);
-	return true;
+	return counted;
 }

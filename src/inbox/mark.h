@@ -10,8 +10,6 @@
 #ifndef OUTBOX_INBOX_MARK_H
 #define OUTBOX_INBOX_MARK_H
 
-#include "utils/timestamp.h"
-
 /* The table of marks, opened for a few of them. */
 typedef struct InboxMarks InboxMarks;
 
@@ -20,10 +18,10 @@ typedef struct InboxMarks InboxMarks;
 #define INBOX_MAX_MESSAGE_ID	1024
 
 /*
- * Open it, in the current context; a snapshot must be active.  An error in
- * between needs no clean-up.
+ * Open it, in the current context, for about n marks that count for ttl_us
+ * microseconds; a snapshot must be active.  An error in between needs no clean-up.
  */
-extern InboxMarks *inbox_marks_open(void);
+extern InboxMarks *inbox_marks_open(int64 ttl_us, int n);
 extern void inbox_marks_close(InboxMarks *marks);
 
 /*
@@ -31,10 +29,9 @@ extern void inbox_marks_close(InboxMarks *marks);
  * transaction.  False: it was, and the mark has not expired.  Waits for another
  * transaction that is about to set or remove the mark.
  */
-extern bool inbox_mark_set(InboxMarks *marks, Datum consumer, Datum message_id,
-						   TimestampTz now, TimestampTz expires_at);
+extern bool inbox_mark_set(InboxMarks *marks, Datum consumer, Datum message_id);
 
-/* Remove a mark; false: there is none. */
+/* Remove a mark; false: there is none that counts. */
 extern bool inbox_mark_forget(InboxMarks *marks, Datum consumer, Datum message_id);
 
 #endif							/* OUTBOX_INBOX_MARK_H */

@@ -26,9 +26,10 @@ my %parts = (
 	space => \&Bench::Log::space,
 	accept => \&Bench::Inbox::accept_one,
 	accept_batch => \&Bench::Inbox::accept_batch,
+	redis => \&Bench::Inbox::redis,
 	marks => \&Bench::Inbox::live_marks,
 	expiry => \&Bench::Inbox::expiry);
-my @all = qw(publish relayed payload bulk latency idle space drain once accept accept_batch marks expiry drain10m);
+my @all = qw(publish relayed payload bulk latency idle space drain once accept accept_batch redis marks expiry drain10m);
 my %asked = map { $_ => 1 } split ' ', $ENV{BENCH} || '';
 
 for (keys %asked)

@@ -9,6 +9,7 @@
 #   kafka     Java, and Apache Kafka's jars by Maven into the cache
 #   pgnext    a newer PostgreSQL, built from Debian's source into the cache
 #   kcat      an independent Kafka client
+#   redis     Redis' tools, for the benchmark
 #   fuzz      clang with libFuzzer and the sanitizers
 #   coverage  lcov
 #   valgrind  valgrind, and the newer PostgreSQL once more, built to help it
@@ -126,6 +127,10 @@ need_kcat() {
 	install_packages kcat
 }
 
+need_redis() {
+	install_packages redis-tools
+}
+
 need_fuzz() {
 	install_packages clang-14 libclang-rt-14-dev
 }
@@ -149,7 +154,7 @@ need_analyze() {
 for what; do
 	case $what in
 		rdkafka-new) need_rdkafka_new ;;
-		pg15 | rdkafka | kafka | pgnext | kcat | fuzz | coverage | valgrind | analyze | cc)
+		pg15 | rdkafka | kafka | pgnext | kcat | redis | fuzz | coverage | valgrind | analyze | cc)
 			"need_$what"
 			;;
 		*) echo "deps.sh: unknown: $what" >&2; exit 2 ;;

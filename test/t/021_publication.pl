@@ -1,5 +1,5 @@
 # A publication FOR ALL TABLES with a subscriber that has the extension too, and a
-# log, positions, servers and dead letters of its own.  The subscriber's log stays
+# log, positions, servers, dead letters and marks of its own.  The subscriber's log stays
 # its own, nothing is published twice, publisher's keeper goes on, and no row of a
 # segment is ever sent as a change.
 use OutboxTest;
@@ -40,6 +40,12 @@ $pg->create_server('events2', $kafka, topics => $ours, dbname => 'subscriber');
 $pg->sql("INSERT INTO outbox.dead_letter VALUES ('events', 1, 'id', 't', NULL, NULL, NULL, NULL, 't', now(), 'e', 'of the publisher', 1, now())");
 sub_sql("INSERT INTO outbox.dead_letter VALUES ('events', 1, 'id', 't', NULL, NULL, NULL, NULL, 't', now(), 'e', 'of the subscriber', 1, now())");
 
+# marks of the inbox
+$pg->sql("SELECT inbox.accept('c', 'both'), inbox.accept('c', 'publisher')");
+sub_sql("SELECT inbox.accept('c', 'both', '1 day'), inbox.accept('c', 'subscriber')");
+my $marks = 'SELECT string_agg(format(\'%s %s\', message_id, expires_at), \',\' ORDER BY message_id) FROM inbox.seen';
+my $subscribers = sub_sql($marks);
+
 # a backlog in more segments than a new extension has
 $pg->sql('INSERT INTO orders VALUES (1)');
 $pg->wait_until(sub {
@@ -70,7 +76,9 @@ ok($_->finish, 'publishing went on') for @loads;
 $pg->sql("SELECT outbox.resume('events')");
 ok($pg->flush, 'publisher delivered');
 ok($pg->flush(dbname => 'subscriber'), 'subscriber delivered');
-$pg->sql("DELETE FROM outbox.dead_letter; INSERT INTO orders VALUES (2)");
+$pg->sql("DELETE FROM outbox.dead_letter; SELECT inbox.accept('c', 'later'), inbox.forget('c', 'both'), inbox.accept('c', 'short', '1 ms')");
+$pg->wait_ok("SELECT count(*) = 0 FROM inbox.seen WHERE message_id = 'short'", 'publisher removes what has expired');
+$pg->sql('INSERT INTO orders VALUES (2)');
 $pg->wait_ok('SELECT count(*) = 2 FROM orders', 'replication goes on', dbname => 'subscriber');
 
 # --- each side has its own ------------------------------------------------------------
@@ -79,6 +87,8 @@ $pg->wait_ok('SELECT count(*) = 2 FROM orders', 'replication goes on', dbname =>
 like(sub_sql($state), qr/^0\|0\|8\|events2\|1\|of the subscriber\|(\Q$ours\E)?$/,
 	"subscriber's log, positions and dead letters are its own");
 is($pg->sql("SELECT string_agg(DISTINCT server_name, ' ') FROM outbox.position_log"), 'events', "and the publisher's");
+is(sub_sql($marks), $subscribers, "subscriber's marks, too");
+is($pg->sql("SELECT string_agg(message_id, ' ' ORDER BY message_id) FROM inbox.seen"), 'later publisher', "and the publisher's");
 sub_sql("SELECT judge.publish_many('$ours', 100)");
 ok($pg->flush(dbname => 'subscriber'), 'subscriber publishes and delivers');
 $pg->judge_ok($kafka, [$theirs], "publisher's messages: each once");

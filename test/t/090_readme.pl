@@ -41,13 +41,13 @@ sub mentions
 
 mentions('function for a role', <<END);
 SELECT DISTINCT p.proname FROM pg_proc p, aclexplode(p.proacl) a
-WHERE p.pronamespace = 'outbox'::regnamespace AND a.grantee <> p.proowner
+WHERE p.pronamespace IN ('outbox'::regnamespace, 'inbox'::regnamespace) AND a.grantee <> p.proowner
   AND p.proname NOT IN ('messages', 'unrouted_messages')
 END
 mentions('view and column', <<END);
 SELECT relname FROM pg_class WHERE relnamespace = 'outbox'::regnamespace AND relkind = 'v'
 UNION
-SELECT attname FROM pg_attribute WHERE attnum > 0 AND attrelid IN ('outbox.message'::regclass,
+SELECT attname FROM pg_attribute WHERE attnum > 0 AND attrelid IN ('inbox.seen'::regclass, 'outbox.message'::regclass,
 	'outbox.relay_status'::regclass, 'outbox.dead_letter'::regclass, 'outbox.unrouted'::regclass)
 END
 mentions('setting', <<END);

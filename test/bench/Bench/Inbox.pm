@@ -5,6 +5,7 @@ use strict;
 use warnings;
 use Bench::Publish;
 use Bench::Report;
+use POSIX ();
 
 my %sql = (
 	ours => q{SELECT inbox.accept('billing', gen_random_uuid()::text);},
@@ -18,7 +19,7 @@ sub create_database
 	my ($bench, $dbname) = @_;
 	$bench->{pg}->create_database($dbname);
 	$bench->{pg}->sql($dbname, 'CREATE TABLE bare_seen (consumer text, message_id text, '
-		  . 'expires_at timestamptz NOT NULL, PRIMARY KEY (consumer, message_id))');
+		  . 'expires_at timestamptz NOT NULL, PRIMARY KEY (message_id, consumer))');
 	return;
 }
 
@@ -34,19 +35,73 @@ sub accept_one
 		for my $clients (1, 4, 16)
 		{
 			create_database($bench, $dbname);
-			my ($ours, $reference) = Bench::Publish::compare($bench, $dbname, scripts(), $bench->{quick} ? 2 : 7,
+			my ($ours, $reference, $our_cpu, $reference_cpu) = Bench::Publish::compare($bench, $dbname, scripts(), $bench->{quick} ? 2 : 7,
 				clients => $clients, seconds => $bench->{quick} ? 1 : 3,
 				settings => { synchronous_commit => $synchronous });
 			result("accept, $clients clients, commit " . ($synchronous eq 'on' ? 'synchronous' : 'asynchronous'),
 				ours => median(@$ours), reference => median(@$reference), value => ratios($ours, $reference),
 				at_least => 0.9);
+			result('  microseconds of CPU', ours => median(@$our_cpu), reference => median(@$reference_cpu),
+				value => ratios($our_cpu, $reference_cpu));
 			$bench->{pg}->drop_database($dbname);
 		}
 	}
 	return;
 }
 
-# Batches of 1,000, each in a transaction of its own; a third of the ids is known.
+# SELECT inbox.accept() so many times in one round trip and one transaction; "pipelined"
+# of Redis is the same many commands sent at once.
+my $pipelined = 16;
+
+sub redis_rate
+{
+	my ($socket, $clients, $pipeline, $seconds, $guess) = @_;
+	my $n = int($guess * $seconds) + 1000;
+	my $command = "redis-benchmark -s $socket -q -r 1000000000000 -c $clients -P $pipeline -n $n "
+	  . "SET billing:__rand_int__ 1 NX EX 604800";
+	my ($rate) = `$command` =~ /([\d.]+) requests per second/ or die "redis-benchmark gave no rate\n";
+	return $rate;
+}
+
+# Redis beside it, with an append-only file that is flushed once a second, which is
+# about what asynchronous commit keeps.
+sub redis
+{
+	my ($bench) = @_;
+	my $dbname = 'bench_redis';
+	my $rounds = $bench->{quick} ? 2 : 5;
+	my $seconds = $bench->{quick} ? 1 : 3;
+	my $redis = Bench::Redis->new;
+	my %script = (1 => scripts()->{ours}, $pipelined => Bench::Publish::write_script('accept-pipelined',
+			join "\n", '\startpipeline', ($sql{ours}) x $pipelined, '\endpipeline'));
+
+	headline('inbox.accept(), asynchronous commit, beside Redis SET NX EX with appendfsync everysec (ids a second)');
+	Bench::Report::columns();
+	for my $pipeline (1, $pipelined)
+	{
+		for my $clients (1, 4)
+		{
+			my (@ours, @reference);
+			my $guess = 5000 * $pipeline;
+
+			create_database($bench, $dbname);
+			for (1 .. $rounds)
+			{
+				my ($tps) = $bench->{pg}->pgbench($dbname, $script{$pipeline}, clients => $clients, seconds => $seconds,
+					settings => { synchronous_commit => 'off' });
+				push @ours, $tps * $pipeline;
+				push @reference, $guess = redis_rate($redis->{socket}, $clients, $pipeline, $seconds, $guess);
+			}
+			result("$clients clients, " . ($pipeline == 1 ? 'one by one' : "pipelines of $pipeline"),
+				ours => median(@ours), reference => median(@reference), value => ratios(\@ours, \@reference));
+			$bench->{pg}->drop_database($dbname);
+		}
+	}
+	$redis->stop;
+	return;
+}
+
+# Batches of 1,000 new ids, each in a transaction of its own.
 sub accept_batch
 {
 	my ($bench) = @_;
@@ -145,5 +200,45 @@ sub expiry
 	$bench->{pg}->drop_database($_) for $dbname, 'bench_live';
 	return;
 }
+
+# A Redis of our own.  Debian has the server's program in redis-tools too, where it is a
+# tool when it is called by that name; so no package starts a service.
+package Bench::Redis;
+use Time::HiRes qw(usleep);
+
+sub new
+{
+	my ($class) = @_;
+	my $dir = "$ENV{BENCH_HOME}/redis";
+	my $self = bless { socket => "$dir/socket", parent => $$ }, $class;
+
+	mkdir $dir;
+	$self->{pid} = fork // die "fork: $!\n";
+	if ($self->{pid} == 0)
+	{
+		open STDOUT, '>', "$dir/log";
+		exec { '/usr/bin/redis-check-rdb' } 'redis-server', '--port', 0, '--unixsocket', $self->{socket},
+		  '--dir', $dir, '--save', '', '--appendonly', 'yes', '--appendfsync', 'everysec'
+		  or POSIX::_exit(1);
+	}
+	for (1 .. 200)
+	{
+		return $self if `redis-cli -s $self->{socket} ping 2>/dev/null` =~ /PONG/;
+		usleep(50_000);
+	}
+	die "Redis does not start\n";
+}
+
+sub stop
+{
+	my ($self) = @_;
+	return if $self->{parent} != $$ || !$self->{pid};
+	kill 'KILL', $self->{pid};
+	waitpid $self->{pid}, 0;
+	$self->{pid} = undef;
+	return;
+}
+
+sub DESTROY { local $?; $_[0]->stop; return }
 
 1;
