@@ -515,8 +515,8 @@ GRANT EXECUTE ON FUNCTION outbox.adopt(name) TO outbox_admin;
 --
 -- Names are compared byte by byte, whatever the database's collation; the key
 -- begins with what tells most rows apart, which makes a search cheaper.  VACUUM is
--- told to come early, and pages are left some room: so the table stays as large as
--- what has not expired, and index pages split less.
+-- told to come early and not to dawdle: so the table stays about as large as what has
+-- not expired.
 -- ---------------------------------------------------------------------------
 CREATE TABLE inbox.seen (
 	consumer text COLLATE "C" NOT NULL,
@@ -524,7 +524,7 @@ CREATE TABLE inbox.seen (
 	expires_at timestamptz NOT NULL,
 	PRIMARY KEY (message_id, consumer)
 ) USING heap WITH (autovacuum_vacuum_scale_factor = 0.05, autovacuum_vacuum_threshold = 10000,
-	autovacuum_vacuum_insert_scale_factor = 1);
+	autovacuum_vacuum_insert_scale_factor = 1, autovacuum_vacuum_cost_limit = 1000);
 CREATE INDEX seen_expires_at ON inbox.seen (expires_at);
 COMMENT ON TABLE inbox.seen IS
 	'messages that consumers have seen, until they expire';

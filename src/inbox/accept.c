@@ -28,6 +28,8 @@
 #include "utils/fmgrprotos.h"
 #include "utils/timestamp.h"
 
+#define PLAIN_DAYS		10000
+
 PG_FUNCTION_INFO_V1(inbox_accept);
 PG_FUNCTION_INFO_V1(inbox_accept_batch);
 PG_FUNCTION_INFO_V1(inbox_forget);
@@ -74,26 +76,38 @@ get_name(FunctionCallInfo fcinfo, int n, const char *what, int max)
 	return value;
 }
 
-/* How long marks count, in microseconds. */
+/*
+ * How long marks count, in microseconds.  What has no months needs no calendar (a
+ * day is one of 24 hours then), which costs more than all the rest of the parameters.
+ */
 static int64
 get_ttl(FunctionCallInfo fcinfo, int n)
 {
-	TimestampTz now = GetCurrentTimestamp();
-	TimestampTz expires_at;
+	Interval   *ttl;
+	int64		ttl_us;
 
 	if (PG_ARGISNULL(n))
 		ereport(ERROR,
 				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
 				 errmsg("ttl must not be null")));
-	expires_at = DatumGetTimestampTz(DirectFunctionCall2(timestamptz_pl_interval,
+	ttl = PG_GETARG_INTERVAL_P(n);
+	if (ttl->month == 0 && abs(ttl->day) <= PLAIN_DAYS &&
+		ttl->time <= PLAIN_DAYS * USECS_PER_DAY && ttl->time >= -PLAIN_DAYS * USECS_PER_DAY)
+		ttl_us = ttl->day * USECS_PER_DAY + ttl->time;
+	else
+	{
+		TimestampTz now = GetCurrentTimestamp();
+
+		ttl_us = DatumGetTimestampTz(DirectFunctionCall2(timestamptz_pl_interval,
 														 TimestampTzGetDatum(now),
-														 PG_GETARG_DATUM(n)));
-	if (expires_at <= now)
+														 IntervalPGetDatum(ttl))) - now;
+	}
+	if (ttl_us <= 0)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("ttl must be positive, not %s",
-						DatumGetCString(DirectFunctionCall1(interval_out, PG_GETARG_DATUM(n))))));
-	return expires_at - now;
+						DatumGetCString(DirectFunctionCall1(interval_out, IntervalPGetDatum(ttl))))));
+	return ttl_us;
 }
 
 Datum
@@ -106,7 +120,7 @@ inbox_accept(PG_FUNCTION_ARGS)
 	bool		is_new;
 
 	check_may_write("inbox.accept()");
-	marks = inbox_marks_open(ttl_us, 1);
+	marks = inbox_marks_open(ttl_us);
 	is_new = inbox_mark_set(marks, PointerGetDatum(consumer), PointerGetDatum(id));
 	inbox_marks_close(marks);
 	PG_RETURN_BOOL(is_new);
@@ -121,7 +135,7 @@ inbox_forget(PG_FUNCTION_ARGS)
 	bool		found;
 
 	check_may_write("inbox.forget()");
-	marks = inbox_marks_open(0, 1);
+	marks = inbox_marks_open(0);
 	found = inbox_mark_forget(marks, PointerGetDatum(consumer), PointerGetDatum(id));
 	inbox_marks_close(marks);
 	PG_RETURN_BOOL(found);
@@ -202,7 +216,7 @@ inbox_accept_batch(PG_FUNCTION_ARGS)
 	if (n == 0)
 		PG_RETURN_ARRAYTYPE_P(construct_empty_array(TEXTOID));
 	qsort(candidates, n, sizeof(Candidate), by_id);
-	marks = inbox_marks_open(ttl_us, n);
+	marks = inbox_marks_open(ttl_us);
 	for (int i = 0; i < n; i++)
 		candidates[i].is_new = (i == 0 || compare_bytes(&candidates[i], &candidates[i - 1]) != 0) &&
 			inbox_mark_set(marks, PointerGetDatum(consumer), PointerGetDatum(candidates[i].id));

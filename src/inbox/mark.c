@@ -4,9 +4,9 @@
  *	  Marks of messages that a consumer has seen: the table inbox.seen.
  *
  * A mark is a row, unique by consumer and message id.  It is set as INSERT ...
- * ON CONFLICT sets one, by the executor's own parts: look the row up, and where
- * there is none insert it speculatively, so that of two who do so at a time one
- * sees the other's.  Whoever finds the mark of a transaction in progress waits for
+ * ON CONFLICT sets one, by the executor's own parts: insert it speculatively, so
+ * that of two who do so at a time one sees the other's, and look the row up where
+ * there is one.  Whoever finds the mark of a transaction in progress waits for
  * its end.  What is left out is all around it (a statement, its plan, rights,
  * triggers), so that a call costs what a bare INSERT does.
  *
@@ -59,6 +59,9 @@
 
 #define CLOCK_STEP_US	1000
 
+/* So many messages of this session are looked up before they are inserted. */
+static int	look_first = 0;
+
 struct InboxMarks
 {
 	Relation	rel;
@@ -67,7 +70,6 @@ struct InboxMarks
 	TupleTableSlot *mark;		/* to be set */
 	TupleTableSlot *found;
 	List	   *unique;			/* its index, as a list of oids */
-	int			look_first;		/* so many are looked up before they are inserted */
 	TimestampTz now;
 	int64		ttl_us;
 };
@@ -86,13 +88,12 @@ open_seen(void)
 }
 
 InboxMarks *
-inbox_marks_open(int64 ttl_us, int n)
+inbox_marks_open(int64 ttl_us)
 {
 	InboxMarks *marks = palloc0(sizeof(InboxMarks));
 
 	marks->now = GetCurrentTimestamp();
 	marks->ttl_us = ttl_us;
-	marks->look_first = n > LOOK_FIRST ? 0 : LOOK_FIRST;
 	marks->rel = open_seen();
 	marks->estate = CreateExecutorState();
 	marks->result = makeNode(ResultRelInfo);
@@ -242,8 +243,8 @@ is_live(InboxMarks *marks)
 }
 
 /*
- * In a batch most are new, so they are inserted without a look, until one is known.
- * A conflict costs a dead row.
+ * Most messages are new, so they are inserted without a look, which is a good
+ * part of the work, until one is known.  That one costs a dead row.
  *
  * A mark of one's own is never expired: its row may be of the same command, which
  * can't update it.
@@ -256,7 +257,7 @@ inbox_mark_set(InboxMarks *marks, Datum consumer, Datum message_id)
 
 	while (!set && !known)
 	{
-		bool		look = marks->look_first > 0;
+		bool		look = look_first > 0;
 		bool		found;
 
 		CHECK_FOR_INTERRUPTS();
@@ -271,9 +272,9 @@ inbox_mark_set(InboxMarks *marks, Datum consumer, Datum message_id)
 			set = update_mark(marks);
 
 		if (found || !set)
-			marks->look_first = LOOK_FIRST;
+			look_first = LOOK_FIRST;
 		else if (look)
-			marks->look_first--;
+			look_first--;
 	}
 	if (known)
 		check_serializable(marks);

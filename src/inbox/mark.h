@@ -18,10 +18,10 @@ typedef struct InboxMarks InboxMarks;
 #define INBOX_MAX_MESSAGE_ID	1024
 
 /*
- * Open it, in the current context, for about n marks that count for ttl_us
- * microseconds; a snapshot must be active.  An error in between needs no clean-up.
+ * Open it, in the current context, for marks that count for ttl_us microseconds; a
+ * snapshot must be active.  An error in between needs no clean-up.
  */
-extern InboxMarks *inbox_marks_open(int64 ttl_us, int n);
+extern InboxMarks *inbox_marks_open(int64 ttl_us);
 extern void inbox_marks_close(InboxMarks *marks);
 
 /*
