@@ -37,6 +37,7 @@
 #include "access/table.h"
 #include "access/tableam.h"
 #include "access/xact.h"
+#include "catalog/index.h"
 #include "catalog/namespace.h"
 #include "common/int.h"
 #include "compat.h"
@@ -68,8 +69,9 @@ struct InboxMarks
 	EState	   *estate;
 	ResultRelInfo *result;
 	TupleTableSlot *mark;		/* to be set */
-	TupleTableSlot *found;
-	List	   *unique;			/* its index, as a list of oids */
+	TupleTableSlot *found;		/* NULL: nothing was looked up so far */
+	int			key;			/* number of the index of the primary key */
+	List	   *unique;			/* that index, as a list of oids */
 	TimestampTz now;
 	int64		ttl_us;
 };
@@ -98,18 +100,20 @@ inbox_marks_open(int64 ttl_us)
 	marks->estate = CreateExecutorState();
 	marks->result = makeNode(ResultRelInfo);
 	InitResultRelInfo(marks->result, marks->rel, 0, NULL, 0);
-	ExecOpenIndices(marks->result, true);
+	ExecOpenIndices(marks->result, false);
 	for (int i = 0; i < marks->result->ri_NumIndices; i++)
 	{
 		Relation	index = marks->result->ri_IndexRelationDescs[i];
 
 		if (index->rd_index->indisprimary)
+		{
 			marks->unique = list_make1_oid(RelationGetRelid(index));
+			marks->key = i;
+		}
 	}
 	if (marks->unique == NIL || RelationGetNumberOfAttributes(marks->rel) != SEEN_NCOLUMNS)
 		elog(ERROR, "table \"inbox.seen\" is not as the extension made it");
 	marks->mark = MakeSingleTupleTableSlot(RelationGetDescr(marks->rel), &TTSOpsVirtual);
-	marks->found = table_slot_create(marks->rel, NULL);
 	GetPerTupleExprContext(marks->estate)->ecxt_scantuple = marks->mark;
 	return marks;
 }
@@ -118,11 +122,22 @@ void
 inbox_marks_close(InboxMarks *marks)
 {
 	ExecDropSingleTupleTableSlot(marks->mark);
-	ExecDropSingleTupleTableSlot(marks->found);
+	if (marks->found != NULL)
+		ExecDropSingleTupleTableSlot(marks->found);
 	ExecCloseIndices(marks->result);
 	FreeExecutorState(marks->estate);
 	table_close(marks->rel, NoLock);
 	pfree(marks);
+}
+
+static void
+prepare_to_look(InboxMarks *marks)
+{
+	ResultRelInfo *result = marks->result;
+
+	marks->found = table_slot_create(marks->rel, NULL);
+	BuildSpeculativeIndexInfo(result->ri_IndexRelationDescs[marks->key],
+							  result->ri_IndexRelationInfo[marks->key]);
 }
 
 /*
@@ -132,6 +147,8 @@ inbox_marks_close(InboxMarks *marks)
 static bool
 find_mark(InboxMarks *marks)
 {
+	if (marks->found == NULL)
+		prepare_to_look(marks);
 	for (;;)
 	{
 		ItemPointerData tid;
@@ -278,7 +295,8 @@ inbox_mark_set(InboxMarks *marks, Datum consumer, Datum message_id)
 	}
 	if (known)
 		check_serializable(marks);
-	ExecClearTuple(marks->found);
+	if (marks->found != NULL)
+		ExecClearTuple(marks->found);
 	ResetPerTupleExprContext(marks->estate);
 	return set;
 }
