@@ -15,9 +15,11 @@ DROP FUNCTION pg_temp.outbox_warn_without_preload();
 --   role              may
 --   outbox_publisher  call outbox.publish(), outbox.publish_batch()
 --   outbox_admin      read outbox.message, relay_status, dead_letter, unrouted;
---                     call flush(), pause(), resume(), redrive(), discard(), adopt()
---   inbox_consumer    call inbox.accept(), accept_batch(), forget(), expire();
---                     read inbox.seen
+--                     call flush(), pause(), resume(), redrive(), discard(), adopt();
+--                     the same of the inbox, and read its tables
+--   inbox_consumer    call inbox.accept(), accept_batch(), forget(), expire(),
+--                     subscribe(), and change subscriptions of its own; read all of
+--                     the inbox's tables and inbox.subscription_status
 -- ---------------------------------------------------------------------------
 DO $$
 DECLARE
@@ -592,6 +594,466 @@ CREATE FUNCTION inbox.expire(max_marks int DEFAULT 100000) RETURNS bigint
 COMMENT ON FUNCTION inbox.expire(int) IS
 	'removes marks of seen messages that have expired';
 
+-- ---------------------------------------------------------------------------
+-- Subscriptions: a worker consumes topics of a server, and calls a handler; see
+-- src/inbox/worker.c.
+--
+--   name            of the subscription, and of the consumer in inbox.seen
+--   server, topics  where messages come from; names and patterns, comma-separated
+--   handler         as regprocedure shows it
+--   owner           whose rights it runs with
+--   start           where it begins (latest, earliest or a time), until started
+--   generation      grows when places are changed by inbox.seek()
+-- ---------------------------------------------------------------------------
+CREATE TABLE inbox.subscription (
+	name name PRIMARY KEY,
+	server name NOT NULL,
+	topics text NOT NULL,
+	handler text NOT NULL,
+	owner regrole NOT NULL,
+	start text NOT NULL,
+	started boolean NOT NULL DEFAULT false,
+	paused boolean NOT NULL DEFAULT false,
+	batch_size int NOT NULL
+		CONSTRAINT "batch_size must be 1 to 10000" CHECK (batch_size BETWEEN 1 AND 10000),
+	max_attempts int NOT NULL
+		CONSTRAINT "max_attempts must be 1 to 1000" CHECK (max_attempts BETWEEN 1 AND 1000),
+	backoff interval NOT NULL
+		CONSTRAINT "backoff must be 1 ms to 1 hour" CHECK (backoff BETWEEN '1 millisecond' AND '1 hour'),
+	on_error text NOT NULL
+		CONSTRAINT "on_error must be dead_letter or block" CHECK (on_error IN ('dead_letter', 'block')),
+	dedup_by text NOT NULL
+		CONSTRAINT "dedup_by must be message_id, header:NAME, key, json:PATH, none"
+		CHECK (dedup_by IN ('message_id', 'key', 'none') OR dedup_by ~ '^(header|json):.'),
+	dedup_ttl interval NOT NULL
+		CONSTRAINT "dedup_ttl must be positive" CHECK (dedup_ttl > '0'),
+	group_id text NOT NULL
+		CONSTRAINT "group_id must have 1 to 200 characters" CHECK (length(group_id) BETWEEN 1 AND 200),
+	on_gap text NOT NULL
+		CONSTRAINT "on_gap must be stop or skip" CHECK (on_gap IN ('stop', 'skip')),
+	timeout interval NOT NULL
+		CONSTRAINT "timeout must be 0 to 1 day" CHECK (timeout BETWEEN '0' AND '1 day'),
+	generation bigint NOT NULL DEFAULT 0
+) USING heap;
+COMMENT ON TABLE inbox.subscription IS
+	'what is consumed, and by which handlers';
+
+-- Where subscriptions stand: the offset of the next message of each partition.
+CREATE TABLE inbox.position (
+	subscription name NOT NULL REFERENCES inbox.subscription ON DELETE CASCADE,
+	topic text NOT NULL,
+	partition int NOT NULL,
+	next bigint NOT NULL,
+	PRIMARY KEY (subscription, topic, partition)
+) USING heap WITH (fillfactor = 50);
+COMMENT ON TABLE inbox.position IS
+	'the next offset of each partition that a subscription consumes';
+
+-- Messages that wait for another attempt, or (no due) for the one before them.
+CREATE TABLE inbox.waiting (
+	subscription name NOT NULL REFERENCES inbox.subscription ON DELETE CASCADE,
+	topic text NOT NULL,
+	partition int NOT NULL,
+	"offset" bigint NOT NULL,
+	message_id text NOT NULL,
+	key text,
+	headers jsonb NOT NULL,
+	payload bytea,
+	"timestamp" timestamptz,
+	attempts int NOT NULL,
+	due timestamptz,
+	sqlstate text,
+	error text,
+	context text,
+	PRIMARY KEY (subscription, topic, partition, "offset")
+) USING heap;
+CREATE INDEX waiting_due ON inbox.waiting (subscription, due);
+CREATE INDEX waiting_key ON inbox.waiting (subscription, topic, partition, pg_catalog.hashtext(key), "offset");
+COMMENT ON TABLE inbox.waiting IS
+	'messages whose handler raised, and those of the same key behind them';
+
+CREATE TABLE inbox.dead_letter (
+	subscription name NOT NULL,
+	topic text NOT NULL,
+	partition int NOT NULL,
+	"offset" bigint NOT NULL,
+	message_id text NOT NULL,
+	key text,
+	headers jsonb NOT NULL,
+	payload bytea,
+	"timestamp" timestamptz,
+	attempts int NOT NULL,
+	sqlstate text NOT NULL,
+	error text NOT NULL,
+	context text,
+	failed_at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
+	PRIMARY KEY (subscription, topic, partition, "offset")
+) USING heap;
+COMMENT ON TABLE inbox.dead_letter IS
+	'messages that a handler did not take, with the reason';
+GRANT SELECT ON inbox.subscription, inbox.position, inbox.waiting, inbox.dead_letter
+	TO inbox_consumer, outbox_admin;
+SELECT pg_catalog.pg_extension_config_dump('inbox.subscription', '');
+SELECT pg_catalog.pg_extension_config_dump('inbox.position', '');
+SELECT pg_catalog.pg_extension_config_dump('inbox.waiting', '');
+SELECT pg_catalog.pg_extension_config_dump('inbox.dead_letter', '');
+
+CREATE FUNCTION inbox.wake() RETURNS trigger
+	AS 'MODULE_PATHNAME', 'inbox_wake' LANGUAGE C;
+COMMENT ON FUNCTION inbox.wake() IS
+	'trigger of subscriptions: workers look at them once the transaction commits';
+CREATE TRIGGER wake AFTER INSERT OR UPDATE OR DELETE ON inbox.subscription
+	FOR EACH STATEMENT EXECUTE FUNCTION inbox.wake();
+
+-- What a handler gets.  Repeated headers are an array of values; what is no text in
+-- this database is shown as \x and hexadecimal digits.
+CREATE TYPE inbox.message AS (
+	message_id text,
+	topic text,
+	partition int,
+	"offset" bigint,
+	key text,
+	headers jsonb,
+	payload bytea,
+	"timestamp" timestamptz,
+	attempt int
+);
+COMMENT ON TYPE inbox.message IS
+	'a message as a handler gets it';
+
+-- Inlined into queries, so without a setting of their own.
+CREATE FUNCTION inbox.payload_text(m inbox.message) RETURNS text LANGUAGE sql
+	STABLE PARALLEL SAFE AS $$ SELECT pg_catalog.convert_from(m.payload, 'UTF8') $$;
+COMMENT ON FUNCTION inbox.payload_text(inbox.message) IS
+	'a message''s payload as text';
+CREATE FUNCTION inbox.payload_json(m inbox.message) RETURNS jsonb LANGUAGE sql
+	STABLE PARALLEL SAFE AS $$ SELECT pg_catalog.convert_from(m.payload, 'UTF8')::pg_catalog.jsonb $$;
+COMMENT ON FUNCTION inbox.payload_json(inbox.message) IS
+	'a message''s payload as jsonb';
+
+-- inbox.retry_later(after), inbox.reject(reason)
+--
+-- For handlers that know: have this message again after an interval, however many
+-- attempts there were; or make it a dead letter at once.  Both raise, so what the
+-- handler did is undone.
+CREATE FUNCTION inbox.retry_later(after interval) RETURNS void
+	AS 'MODULE_PATHNAME', 'inbox_retry_later' LANGUAGE C STRICT VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION inbox.retry_later(interval) IS
+	'called by a handler: wants this message again after an interval';
+CREATE FUNCTION inbox.reject(reason text) RETURNS void
+	AS 'MODULE_PATHNAME', 'inbox_reject' LANGUAGE C STRICT VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION inbox.reject(text) IS
+	'called by a handler: makes this message a dead letter';
+
+CREATE FUNCTION inbox.require_preload() RETURNS void
+	AS 'MODULE_PATHNAME', 'inbox_require_preload' LANGUAGE C VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION inbox.require_preload() IS
+	'internal: raises where the server has not loaded the library';
+
+-- Whom a function with the definer's rights was called by.
+CREATE FUNCTION inbox.caller() RETURNS name LANGUAGE sql STABLE
+	SET search_path = pg_catalog, pg_temp AS $$
+	SELECT CASE current_setting('role') WHEN 'none' THEN session_user ELSE current_setting('role')::name END;
+$$;
+COMMENT ON FUNCTION inbox.caller() IS
+	'internal: the role that called';
+
+-- Whether a role may have this handler, and this server; raises where not.
+CREATE FUNCTION inbox.check_subscription(s inbox.subscription) RETURNS void LANGUAGE plpgsql
+	SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+	f record;
+	role name := s.owner::oid::regrole::name;
+BEGIN
+	SELECT p.oid, p.prorettype, p.pronargs, p.proargtypes[0] AS argument, p.prokind INTO f
+		FROM pg_proc p WHERE p.oid = to_regprocedure(s.handler);
+	IF NOT FOUND THEN
+		RAISE undefined_function USING MESSAGE = format('handler %s does not exist', s.handler);
+	END IF;
+	IF f.prokind <> 'f' OR f.prorettype <> 'void'::regtype OR f.pronargs <> 1
+		OR f.argument NOT IN ('inbox.message'::regtype, 'inbox.message[]'::regtype) THEN
+		RAISE invalid_function_definition USING
+			MESSAGE = format('handler %s can''t be called with messages', s.handler),
+			HINT = 'A handler is a function f(inbox.message) or f(inbox.message[]) that returns void.';
+	END IF;
+	IF NOT has_function_privilege(role, f.oid, 'EXECUTE') THEN
+		RAISE insufficient_privilege USING
+			MESSAGE = format('permission denied for function %s', s.handler);
+	END IF;
+	PERFORM outbox.require_server(s.server);
+	IF NOT has_server_privilege(role, s.server, 'USAGE') THEN
+		RAISE insufficient_privilege USING
+			MESSAGE = format('permission denied for foreign server %s', s.server);
+	END IF;
+	IF s.start NOT IN ('latest', 'earliest') THEN
+		PERFORM s.start::timestamptz;
+	END IF;
+	IF s.dedup_by LIKE 'json:%' THEN
+		PERFORM substr(s.dedup_by, 6)::jsonpath;
+	END IF;
+	IF btrim(s.topics, ' ,') = '' OR s.topics ~ '(^|,)\s*!' THEN
+		RAISE invalid_parameter_value USING
+			MESSAGE = format('"%s" is not a list of topics', s.topics),
+			HINT = 'Name topics or patterns, separated by commas; exclusions are not possible here.';
+	END IF;
+END
+$$;
+COMMENT ON FUNCTION inbox.check_subscription(inbox.subscription) IS
+	'internal: raises where a subscription can''t be';
+
+-- inbox.subscribe(name, server, topic, handler, ...)
+--
+-- Consumes topics of a server from now on (once this commits), and calls a handler
+-- for each message, or each batch, with the caller's rights.  What the handler did,
+-- the mark that the message was seen, and the place in the topic commit together.
+-- The handler returns: the message is done.  It raises: what it did is undone, and
+-- it gets the message again later; meanwhile messages of the same key wait.
+--
+-- Parameters:
+--   name          of the subscription; unique in the database
+--   server        a server of the outbox; the caller needs USAGE on it
+--   topic         a name, or several and patterns, comma-separated; a star stands
+--                 for any characters
+--   handler       f(inbox.message) or f(inbox.message[]) that returns void
+--   start         latest, earliest, or a time: where it begins
+--   batch_size    messages a transaction, at most (1 to 10000)
+--   max_attempts  until a message becomes a dead letter (1 to 1000)
+--   backoff       between the first two attempts; doubled each time
+--   on_error      dead_letter, or block: attempts don't end
+--   dedup_by      by what a message is known again: message_id (header message-id,
+--                 else ce_id), header:NAME, key, json:PATH; where there is none, and
+--                 with none, by its place in the topic
+--   dedup_ttl     how long it is known
+--   group_id      of the consumer group; by default pg_outbox.DATABASE.NAME
+--   on_gap        stop, or skip: what the broker does not have any more
+--   timeout       of a handler; 0: none
+-- Errors: there is such a subscription; no such server or handler, or no right to use
+-- it; a parameter out of bounds.
+CREATE FUNCTION inbox.subscribe(name name, server name, topic text, handler regprocedure,
+	start text DEFAULT 'latest', batch_size int DEFAULT 1000, max_attempts int DEFAULT 10,
+	backoff interval DEFAULT '1s', on_error text DEFAULT 'dead_letter',
+	dedup_by text DEFAULT 'message_id', dedup_ttl interval DEFAULT '7 days',
+	group_id text DEFAULT NULL, on_gap text DEFAULT 'stop', timeout interval DEFAULT '0')
+	RETURNS void LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+	s inbox.subscription;
+BEGIN
+	IF name IS NULL OR server IS NULL OR topic IS NULL OR handler IS NULL OR start IS NULL THEN
+		RAISE null_value_not_allowed USING MESSAGE = 'name, server, topic, handler and start must not be null';
+	END IF;
+	PERFORM inbox.require_preload();
+	s.name := name;
+	s.server := server;
+	s.topics := topic;
+	s.handler := handler::text;
+	s.owner := inbox.caller()::text::regrole;
+	s.start := start;
+	s.started := false;
+	s.paused := false;
+	s.batch_size := batch_size;
+	s.max_attempts := max_attempts;
+	s.backoff := backoff;
+	s.on_error := on_error;
+	s.dedup_by := dedup_by;
+	s.dedup_ttl := dedup_ttl;
+	s.group_id := coalesce(group_id, format('pg_outbox.%s.%s', current_database(), name));
+	s.on_gap := on_gap;
+	s.timeout := timeout;
+	s.generation := 0;
+	PERFORM inbox.check_subscription(s);
+	IF start NOT IN ('latest', 'earliest') THEN
+		s.start := start::timestamptz::text;
+	END IF;
+	INSERT INTO inbox.subscription VALUES (s.*) ON CONFLICT DO NOTHING;
+	IF NOT FOUND THEN
+		RAISE duplicate_object USING MESSAGE = format('subscription "%s" already exists', name);
+	END IF;
+END
+$$;
+COMMENT ON FUNCTION inbox.subscribe(name, name, text, regprocedure, text, int, int, interval, text, text,
+	interval, text, text, interval) IS
+	'has a handler called for the messages of topics';
+
+-- A subscription that the caller may change: its own; an administrator may do what
+-- does not change what is run, as the handler runs with the owner's rights.
+CREATE FUNCTION inbox.own_subscription(name name, or_admin boolean DEFAULT true)
+	RETURNS inbox.subscription LANGUAGE plpgsql
+	SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+	s inbox.subscription;
+BEGIN
+	SELECT * INTO s FROM inbox.subscription t WHERE t.name = own_subscription.name FOR UPDATE;
+	IF NOT FOUND THEN
+		RAISE undefined_object USING MESSAGE = format('there is no subscription "%s"', name);
+	END IF;
+	IF NOT (or_admin AND pg_has_role(inbox.caller(), 'outbox_admin', 'USAGE'))
+		AND NOT pg_has_role(inbox.caller(), s.owner::oid, 'USAGE') THEN
+		RAISE insufficient_privilege USING MESSAGE = format('must be owner of subscription %s', name);
+	END IF;
+	RETURN s;
+END
+$$;
+COMMENT ON FUNCTION inbox.own_subscription(name, boolean) IS
+	'internal: a subscription that the caller may change';
+
+-- inbox.unsubscribe(name): ends it; where it stood and what waits is forgotten, dead
+-- letters stay.
+CREATE FUNCTION inbox.unsubscribe(name name) RETURNS void LANGUAGE plpgsql STRICT
+	SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+	PERFORM inbox.own_subscription(name);
+	DELETE FROM inbox.subscription s WHERE s.name = unsubscribe.name;
+END
+$$;
+COMMENT ON FUNCTION inbox.unsubscribe(name) IS
+	'ends a subscription, and forgets where it stood and what waits';
+
+CREATE FUNCTION inbox.pause(name name) RETURNS void LANGUAGE plpgsql STRICT
+	SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+	PERFORM inbox.own_subscription(name);
+	UPDATE inbox.subscription s SET paused = true WHERE s.name = pause.name;
+END
+$$;
+COMMENT ON FUNCTION inbox.pause(name) IS 'stops consuming until inbox.resume()';
+
+CREATE FUNCTION inbox.resume(name name) RETURNS void LANGUAGE plpgsql STRICT
+	SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+	PERFORM inbox.own_subscription(name);
+	UPDATE inbox.subscription s SET paused = false WHERE s.name = resume.name;
+END
+$$;
+COMMENT ON FUNCTION inbox.resume(name) IS 'goes on after inbox.pause()';
+
+-- inbox.alter_subscription(name, ...): what is not null is changed; the rest as of
+-- inbox.subscribe().  For its owner only, which it keeps.
+CREATE FUNCTION inbox.alter_subscription(name name, topic text DEFAULT NULL,
+	handler regprocedure DEFAULT NULL, server name DEFAULT NULL, batch_size int DEFAULT NULL,
+	max_attempts int DEFAULT NULL, backoff interval DEFAULT NULL, on_error text DEFAULT NULL,
+	dedup_by text DEFAULT NULL, dedup_ttl interval DEFAULT NULL, on_gap text DEFAULT NULL,
+	timeout interval DEFAULT NULL)
+	RETURNS void LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+	s inbox.subscription := inbox.own_subscription(name, or_admin => false);
+BEGIN
+	s.topics := coalesce(topic, s.topics);
+	s.handler := coalesce(handler::text, s.handler);
+	s.server := coalesce(server, s.server);
+	s.batch_size := coalesce(batch_size, s.batch_size);
+	s.max_attempts := coalesce(max_attempts, s.max_attempts);
+	s.backoff := coalesce(backoff, s.backoff);
+	s.on_error := coalesce(on_error, s.on_error);
+	s.dedup_by := coalesce(dedup_by, s.dedup_by);
+	s.dedup_ttl := coalesce(dedup_ttl, s.dedup_ttl);
+	s.on_gap := coalesce(on_gap, s.on_gap);
+	s.timeout := coalesce(timeout, s.timeout);
+	PERFORM inbox.check_subscription(s);
+	UPDATE inbox.subscription t SET topics = s.topics, handler = s.handler, server = s.server,
+		batch_size = s.batch_size, max_attempts = s.max_attempts, backoff = s.backoff, on_error = s.on_error,
+		dedup_by = s.dedup_by, dedup_ttl = s.dedup_ttl, on_gap = s.on_gap, timeout = s.timeout
+		WHERE t.name = alter_subscription.name;
+END
+$$;
+COMMENT ON FUNCTION inbox.alter_subscription(name, text, regprocedure, name, int, int, interval, text, text,
+	interval, text, interval) IS
+	'changes what is not null of a subscription';
+
+-- inbox.seek(name, start): goes on from another place: latest, earliest or a time.
+-- What has been marked as seen has no second effect.
+CREATE FUNCTION inbox.seek(name name, start text) RETURNS void LANGUAGE plpgsql STRICT
+	SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+	s inbox.subscription := inbox.own_subscription(name);
+BEGIN
+	s.start := start;
+	PERFORM inbox.check_subscription(s);
+	IF start NOT IN ('latest', 'earliest') THEN
+		s.start := start::timestamptz::text;
+	END IF;
+	DELETE FROM inbox.position p WHERE p.subscription = seek.name;
+	UPDATE inbox.subscription t SET start = s.start, started = false, generation = t.generation + 1
+		WHERE t.name = seek.name;
+END
+$$;
+COMMENT ON FUNCTION inbox.seek(name, text) IS
+	'has a subscription go on from another place';
+
+-- inbox.redrive(name, message_ids), inbox.discard(name, message_ids)
+--
+-- Has dead letters handled once more (out of their key's order), or forgets them.
+--
+-- Parameters:
+--   name          of the subscription
+--   message_ids   which; null: all of them
+-- Result: how many.
+CREATE FUNCTION inbox.redrive(name name, message_ids text[] DEFAULT NULL) RETURNS bigint LANGUAGE plpgsql
+	SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+	n bigint;
+BEGIN
+	PERFORM inbox.own_subscription(name);
+	WITH moved AS (
+		DELETE FROM inbox.dead_letter d WHERE d.subscription = redrive.name
+			AND (message_ids IS NULL OR d.message_id = ANY (message_ids)) RETURNING d.*)
+	INSERT INTO inbox.waiting (subscription, topic, partition, "offset", message_id, key, headers, payload,
+			"timestamp", attempts, due)
+		SELECT m.subscription, m.topic, m.partition, m."offset", m.message_id, m.key, m.headers, m.payload,
+			m."timestamp", 0, clock_timestamp() FROM moved m;
+	GET DIAGNOSTICS n = ROW_COUNT;
+	RETURN n;
+END
+$$;
+COMMENT ON FUNCTION inbox.redrive(name, text[]) IS 'has dead letters handled once more';
+
+CREATE FUNCTION inbox.discard(name name, message_ids text[] DEFAULT NULL) RETURNS bigint LANGUAGE plpgsql
+	SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+	n bigint;
+BEGIN
+	IF NOT pg_has_role(inbox.caller(), 'outbox_admin', 'USAGE') THEN
+		PERFORM inbox.own_subscription(name);
+	END IF;
+	DELETE FROM inbox.dead_letter d WHERE d.subscription = discard.name
+		AND (message_ids IS NULL OR d.message_id = ANY (message_ids));
+	GET DIAGNOSTICS n = ROW_COUNT;
+	RETURN n;
+END
+$$;
+COMMENT ON FUNCTION inbox.discard(name, text[]) IS 'forgets dead letters';
+
+-- ---------------------------------------------------------------------------
+-- inbox.subscription_status
+--
+--   subscription, server, topics    as in inbox.subscription
+--   pid             of its worker
+--   state           starting, running, paused, disabled, retrying, error, no_worker
+--   partitions      that are its own at the moment
+--   lag             messages at the broker beyond its places, of these partitions
+--   handled         messages since its worker was first started; duplicates: that had
+--                   been seen; rate: messages a second, of late
+--   waiting         for another attempt, or behind such a one
+--   dead_letters    that nobody has redriven or discarded
+--   last_error, hint, last_error_at    until it runs again
+-- ---------------------------------------------------------------------------
+CREATE FUNCTION inbox.subscription_slots(OUT name name, OUT pid int, OUT state text, OUT partitions int,
+	OUT lag bigint, OUT handled bigint, OUT duplicates bigint, OUT rate bigint, OUT last_error text,
+	OUT hint text, OUT last_error_at timestamptz, OUT started timestamptz) RETURNS SETOF record
+	AS 'MODULE_PATHNAME', 'inbox_subscription_slots' LANGUAGE C VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION inbox.subscription_slots() IS
+	'internal: what workers of subscriptions show';
+CREATE VIEW inbox.subscription_status AS
+	SELECT s.name AS subscription, s.server, s.topics, w.pid,
+		CASE WHEN w.state IS NOT NULL THEN w.state WHEN s.paused THEN 'paused' ELSE 'starting' END AS state,
+		w.partitions, w.lag, w.handled, w.duplicates, w.rate,
+		(SELECT count(*) FROM inbox.waiting m WHERE m.subscription = s.name) AS waiting,
+		(SELECT count(*) FROM inbox.dead_letter d WHERE d.subscription = s.name) AS dead_letters,
+		w.last_error, w.hint, w.last_error_at, w.started
+	FROM inbox.subscription s LEFT JOIN inbox.subscription_slots() w USING (name);
+COMMENT ON VIEW inbox.subscription_status IS
+	'a row for each subscription: its worker, how far it is, and what went wrong';
+GRANT SELECT ON inbox.subscription_status TO inbox_consumer, outbox_admin;
+
 DO $$
 DECLARE
 	f regprocedure;
@@ -600,8 +1062,13 @@ BEGIN
 		WHERE p.pronamespace = 'inbox'::pg_catalog.regnamespace
 	LOOP
 		EXECUTE pg_catalog.format('REVOKE ALL ON FUNCTION %s FROM PUBLIC', f);
+		CONTINUE WHEN pg_catalog.obj_description(f, 'pg_proc') LIKE 'internal:%'
+			OR (SELECT prorettype FROM pg_catalog.pg_proc WHERE oid = f) = 'trigger'::pg_catalog.regtype;
 		EXECUTE pg_catalog.format('GRANT EXECUTE ON FUNCTION %s TO inbox_consumer', f);
 	END LOOP;
+	GRANT EXECUTE ON FUNCTION inbox.subscription_slots() TO inbox_consumer, outbox_admin;
+	GRANT EXECUTE ON FUNCTION inbox.pause(name), inbox.resume(name), inbox.unsubscribe(name),
+		inbox.seek(name, text), inbox.redrive(name, text[]), inbox.discard(name, text[]) TO outbox_admin;
 END
 $$;
 

@@ -41,7 +41,7 @@ SELECT p.oid::regprocedure AS function, p.proconfig
 	WHERE p.prosecdef AND NOT coalesce('search_path=pg_catalog, pg_temp' = ANY (p.proconfig), false)
 	ORDER BY p.oid::regprocedure::text COLLATE "C";
 
--- a function that a parallel worker might run
+-- functions that a parallel worker might run: those that only look at their argument
 SELECT p.oid::regprocedure AS function
 	FROM pg_proc p JOIN member m ON m.objid = p.oid AND m.classid = 'pg_proc'::regclass
 	WHERE p.proparallel <> 'u'

@@ -60,7 +60,7 @@
 	RelationSetNewRelfilenode(rel, (rel)->rd_rel->relpersistence)
 #endif
 
-/* Who owns an object: one function for all kinds of objects since 16. */
+/* Who owns an object or may use it: one function for all kinds of objects since 16. */
 #if PG_VERSION_NUM >= 160000
 #define outbox_owns_database(oid, role) \
 	object_ownercheck(DatabaseRelationId, oid, role)
@@ -68,10 +68,14 @@
 	object_ownercheck(ExtensionRelationId, oid, role)
 #define outbox_owns_server(oid, role) \
 	object_ownercheck(ForeignServerRelationId, oid, role)
+#define outbox_may_execute(oid, role) \
+	(object_aclcheck(ProcedureRelationId, oid, role, ACL_EXECUTE) == ACLCHECK_OK)
 #else
 #define outbox_owns_database(oid, role) pg_database_ownercheck(oid, role)
 #define outbox_owns_extension(oid, role) pg_extension_ownercheck(oid, role)
 #define outbox_owns_server(oid, role) pg_foreign_server_ownercheck(oid, role)
+#define outbox_may_execute(oid, role) \
+	(pg_proc_aclcheck(oid, role, ACL_EXECUTE) == ACLCHECK_OK)
 #endif
 
 /*

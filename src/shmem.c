@@ -19,6 +19,7 @@
 
 #include "elapsed.h"
 #include "guc.h"
+#include "inbox/slot.h"
 #include "miscadmin.h"
 #include "shmem.h"
 #include "storage/ipc.h"
@@ -40,6 +41,7 @@ shared_size(void)
 	Size		size = CACHELINEALIGN(sizeof(OutboxShared));
 
 	size = add_size(size, CACHELINEALIGN(mul_size(max_relays(), sizeof(OutboxRelaySlot))));
+	size = add_size(size, CACHELINEALIGN(mul_size(max_relays(), sizeof(InboxSlot))));
 	size = add_size(size, CACHELINEALIGN(mul_size(outbox_max_databases, sizeof(OutboxDb))));
 	size = add_size(size, mul_size(MaxBackends, sizeof(OutboxProcEntry)));
 	return size;
@@ -81,6 +83,17 @@ init_relay_slot(OutboxRelaySlot *slot)
 	pg_atomic_init_u64(&slot->memory, 0);
 }
 
+static void
+init_inbox_slot(InboxSlot *slot)
+{
+	SpinLockInit(&slot->mutex);
+	pg_atomic_init_u32(&slot->stop, 0);
+	pg_atomic_init_u64(&slot->handled, 0);
+	pg_atomic_init_u64(&slot->duplicates, 0);
+	pg_atomic_init_u64(&slot->lag, 0);
+	pg_atomic_init_u32(&slot->partitions, 0);
+}
+
 /*
  * The tranche of an LWLock that this module asked for by name: the locks of
  * the lanes live inside our own memory, so only its id is of interest.
@@ -118,6 +131,11 @@ outbox_shmem_startup(void)
 			init_relay_slot(&outbox_shared->relays[i]);
 
 		mem += CACHELINEALIGN(mul_size(max_relays(), sizeof(OutboxRelaySlot)));
+		outbox_shared->inboxes = (InboxSlot *) mem;
+		for (int i = 0; i < outbox_shared->max_relays; i++)
+			init_inbox_slot(&outbox_shared->inboxes[i]);
+
+		mem += CACHELINEALIGN(mul_size(max_relays(), sizeof(InboxSlot)));
 		outbox_shared->dbs = (OutboxDb *) mem;
 		for (int i = 0; i < outbox_shared->max_databases; i++)
 			init_db_slot(&outbox_shared->dbs[i], lane_tranche());
@@ -174,6 +192,24 @@ outbox_db_find(Oid dboid, Oid extoid)
 	return result;
 }
 
+/* The same for the workers of subscriptions. */
+static void
+remove_inboxes(Oid dboid, Oid extoid)
+{
+	for (int i = 0; i < outbox_shared->max_relays; i++)
+	{
+		InboxSlot  *slot = &outbox_shared->inboxes[i];
+
+		if (slot->dboid != dboid || (OidIsValid(extoid) && slot->extoid != extoid))
+			continue;
+		pg_atomic_write_u32(&slot->stop, 1);
+		if (slot->pid == 0)
+			slot->dboid = InvalidOid;
+		else if (slot->proc != NULL)
+			SetLatch(&slot->proc->procLatch);
+	}
+}
+
 /* Give back the slots of an extension's relays, or have them stop first. */
 static void
 remove_relays(Oid dboid, Oid extoid)
@@ -221,6 +257,7 @@ outbox_db_remove(Oid dboid, Oid extoid)
 			LWLockRelease(&db->lanes[lane].lane.lock);
 	}
 	remove_relays(dboid, extoid);
+	remove_inboxes(dboid, extoid);
 	LWLockRelease(&outbox_shared->lock);
 }
 

@@ -164,6 +164,7 @@ typedef struct OutboxShared
 	OutboxLook	looks[OUTBOX_LOOKS];
 	pg_atomic_uint32 nholdoffs; /* of all processes */
 	OutboxRelaySlot *relays;	/* max_relays */
+	struct InboxSlot *inboxes;	/* of subscriptions, as many */
 	OutboxDb   *dbs;			/* max_databases */
 	OutboxProcEntry *procs;		/* max_procs, by the number of the PGPROC */
 } OutboxShared;

@@ -83,7 +83,7 @@ relay_chunk_show(Relay *relay, const OutboxError *error)
 {
 	if (strcmp(relay->slot->last_error, error->text) != 0 ||
 		relay->slot->state != OUTBOX_STATE_ERROR)
-		relay_set_error(relay, error->text, error->hint);
+		relay_tell_error(relay, error);
 }
 
 /* Go on with another client, after a while. */

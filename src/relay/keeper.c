@@ -30,6 +30,7 @@
 #include "foreign/foreign.h"
 #include "guc.h"
 #include "inbox/expire.h"
+#include "inbox/slot.h"
 #include "log/identity.h"
 #include "log/rotate.h"
 #include "miscadmin.h"
@@ -298,6 +299,8 @@ supervise(void)
 		if (server != NULL)
 			supervise_server(server->serverid, server->servername);
 	}
+	if (open)
+		all_run = inbox_supervise(keeper_db->extoid) && all_run;
 	CommitTransactionCommand();
 	MemoryContextSwitchTo(old);
 	return open;

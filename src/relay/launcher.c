@@ -30,6 +30,7 @@
 #include "elapsed.h"
 #include "guc.h"
 #include "hold_off.h"
+#include "inbox/slot.h"
 #include "miscadmin.h"
 #include "pgstat.h"
 #include "postmaster/bgworker.h"
@@ -267,22 +268,35 @@ start_missing_keepers(void)
 	return missing;
 }
 
-/* Give back slots of relays that ended after their database's entry went. */
+/* Is there an entry of this database and extension?  With OutboxShared.lock held. */
+static bool
+is_known(Oid dboid, Oid extoid)
+{
+	for (int i = 0; i < outbox_shared->max_databases; i++)
+		if (outbox_shared->dbs[i].dboid == dboid && outbox_shared->dbs[i].extoid == extoid)
+			return true;
+	return false;
+}
+
+/* Give back slots of workers that ended after their database's entry went. */
 static void
-sweep_relays(void)
+sweep_slots(void)
 {
 	LWLockAcquire(&outbox_shared->lock, LW_EXCLUSIVE);
 	for (int i = 0; i < outbox_shared->max_relays; i++)
 	{
 		OutboxRelaySlot *slot = &outbox_shared->relays[i];
-		bool		known = false;
 
-		if (!OidIsValid(slot->dboid) || slot->pid != 0)
-			continue;
-		for (int j = 0; j < outbox_shared->max_databases && !known; j++)
-			known = outbox_shared->dbs[j].dboid == slot->dboid &&
-				outbox_shared->dbs[j].extoid == slot->extoid;
-		if (!known)
+		if (OidIsValid(slot->dboid) && slot->pid == 0 &&
+			!is_known(slot->dboid, slot->extoid))
+			slot->dboid = InvalidOid;
+	}
+	for (int i = 0; i < outbox_shared->max_relays; i++)
+	{
+		InboxSlot  *slot = &outbox_shared->inboxes[i];
+
+		if (OidIsValid(slot->dboid) && slot->pid == 0 &&
+			!is_known(slot->dboid, slot->extoid))
 			slot->dboid = InvalidOid;
 	}
 	LWLockRelease(&outbox_shared->lock);
@@ -294,7 +308,7 @@ launcher_turn(void)
 {
 	bool		later;
 
-	sweep_relays();
+	sweep_slots();
 	later = take_looks();
 	later |= look_into_databases();
 	later |= start_missing_keepers();

@@ -201,6 +201,24 @@ sub leader
 	return $leader;
 }
 
+# Waits until all partitions of topics have so many replicas in sync: a broker that is
+# killed earlier may have been the only one that has all of a partition.
+sub wait_in_sync
+{
+	my ($self, $replicas, @topics) = @_;
+	my $until = time + 120;
+
+	for my $topic (@topics)
+	{
+		until (eval { !grep { (split /\t/)[2] < $replicas } split /\n/, $self->admin('leaders', $topic) })
+		{
+			die "topic $topic has not $replicas replicas in sync\n" if time > $until;
+			select undef, undef, undef, 0.05;
+		}
+	}
+	return;
+}
+
 # Takes over a transactional id, as a second instance would.
 sub fence { my ($self, $id) = @_; return $self->admin('fence', $id) }
 

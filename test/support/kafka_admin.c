@@ -12,7 +12,8 @@
  *	config TOPIC config=value ...	sets these, and resets all others
  *	describe TOPIC					one config=value a line, what was set only
  *	list							one topic a line: name, partitions
- *	leaders TOPIC					one partition a line: partition, leader
+ *	leaders TOPIC					one partition a line: partition, leader, how many
+ *									replicas are in sync
  *	watermarks TOPIC				one partition a line: partition, low, high
  *	brokers COUNT [SECONDS]			waits until so many brokers answer
  *	fence TRANSACTIONAL_ID			takes it over, as another instance would
@@ -279,7 +280,8 @@ leaders(int argc, char **argv)
 		usage();
 	md = metadata(argv[0]);
 	for (int i = 0; i < md->topics[0].partition_cnt; i++)
-		printf("%d\t%d\n", md->topics[0].partitions[i].id, md->topics[0].partitions[i].leader);
+		printf("%d\t%d\t%d\n", md->topics[0].partitions[i].id, md->topics[0].partitions[i].leader,
+			   md->topics[0].partitions[i].isr_cnt);
 }
 
 static void

@@ -25,6 +25,9 @@ sub goes_on
 	return $pg->wait_ok("SELECT delivered > $before + 500 FROM outbox.relay_status", $what);
 }
 
+# the next may be killed when there is another that has all of it
+my $position = 'pg_outbox.position.events';
+my @replicated = ($topic, $position, '__transaction_state');
 my $load = $pg->ordered_load($topic);
 goes_on('delivers');
 for my $broker (1 .. 3)
@@ -33,10 +36,10 @@ for my $broker (1 .. 3)
 	goes_on("without broker $broker");
 	$kafka->start_broker($broker, 3);
 	goes_on("with broker $broker again");
+	$kafka->wait_in_sync(3, @replicated);
 }
 
 # the topic of the position wants all of its replicas
-my $position = 'pg_outbox.position.events';
 $kafka->set_config($position, 'min.insync.replicas=3');
 $kafka->kill_broker(2);
 $pg->wait_ok("SELECT state = 'error' AND hint LIKE 'Check that % min.insync.replicas in sync.' FROM outbox.relay_status",
@@ -44,6 +47,7 @@ $pg->wait_ok("SELECT state = 'error' AND hint LIKE 'Check that % min.insync.repl
 $kafka->start_broker(2, 3);
 goes_on('with all replicas again');
 $kafka->set_config($position, 'min.insync.replicas=1');
+$kafka->wait_in_sync(3, @replicated);
 
 # a topic whose only broker is dead waits, the others flow
 my ($n, $stalled) = (0);

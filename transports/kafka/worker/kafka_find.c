@@ -58,28 +58,27 @@ struct KafkaFinder
 static rd_kafka_resp_err_t
 ask(rd_kafka_t *rk, const KafkaQuestion *question, int64_t *offset)
 {
+	rd_kafka_topic_partition_list_t *list;
 	int64_t		low;
 	int64_t		high;
 	rd_kafka_resp_err_t err;
 
-	if (question->from == OUTBOX_FROM_TIME)
-	{
-		rd_kafka_topic_partition_list_t *list = rd_kafka_topic_partition_list_new(1);
-
-		rd_kafka_topic_partition_list_add(list, question->topic,
-										  question->partition)->offset = question->time_ms;
-		err = rd_kafka_offsets_for_times(rk, list, ASK_TIMEOUT_MS);
-		if (err == RD_KAFKA_RESP_ERR_NO_ERROR)
-			err = list->elems[0].err;
-		*offset = list->elems[0].offset;
-		rd_kafka_topic_partition_list_destroy(list);
-		if (err != RD_KAFKA_RESP_ERR_NO_ERROR || *offset >= 0)
-			return err;
-		/* none is as young: the end */
-	}
 	err = rd_kafka_query_watermark_offsets(rk, question->topic, question->partition,
 										   &low, &high, ASK_TIMEOUT_MS);
 	*offset = question->from == OUTBOX_FROM_EARLIEST ? low : high;
+	if (err != RD_KAFKA_RESP_ERR_NO_ERROR || question->from != OUTBOX_FROM_TIME)
+		return err;
+
+	/* in this order: what comes meanwhile is young enough, and not behind that end */
+	list = rd_kafka_topic_partition_list_new(1);
+	rd_kafka_topic_partition_list_add(list, question->topic,
+									  question->partition)->offset = question->time_ms;
+	err = rd_kafka_offsets_for_times(rk, list, ASK_TIMEOUT_MS);
+	if (err == RD_KAFKA_RESP_ERR_NO_ERROR)
+		err = list->elems[0].err;
+	if (list->elems[0].offset >= 0)
+		*offset = list->elems[0].offset;
+	rd_kafka_topic_partition_list_destroy(list);
 	return err;
 }
 

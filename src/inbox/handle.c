@@ -1,0 +1,388 @@
+/*-------------------------------------------------------------------------
+ *
+ * handle.c
+ *	  Has messages handled: marks, handler and place in one transaction.
+ *
+ * A batch is one transaction.  First it moves the place on, which fails if another
+ * worker was there meanwhile; then it sets the marks, and calls the handler for
+ * what is new.  So after a crash at any moment either all of it is there, or none.
+ *
+ * At first without subtransactions, which cost a transaction id each.  When the
+ * handler raises, the batch is rolled back and done once more, with care: the part
+ * that failed is halved (or, where it is known which message failed, cut there),
+ * each part in a subtransaction, until what fails is one message.  That one goes to
+ * inbox.waiting, and all of the same key behind it too (see waiting.c), so that the
+ * others go on and a key's order is kept.
+ *
+ * The handler runs as the subscription's owner, who can't be left by it; what it
+ * sets lasts until it returns.
+ *
+ * Copyright (c) 2026, pg_outbox contributors
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/htup_details.h"
+#include "access/xact.h"
+#include "catalog/namespace.h"
+#include "catalog/pg_authid.h"
+#include "catalog/pg_collation.h"
+#include "catalog/pg_proc.h"
+#include "catalog/pg_type.h"
+#include "compat.h"
+#include "fault.h"
+#include "inbox/mark.h"
+#include "inbox/worker.h"
+#include "miscadmin.h"
+#include "utils/acl.h"
+#include "utils/array.h"
+#include "utils/builtins.h"
+#include "utils/fmgrprotos.h"
+#include "utils/guc.h"
+#include "utils/jsonb.h"
+#include "utils/lsyscache.h"
+#include "utils/memutils.h"
+#include "utils/resowner.h"
+#include "utils/snapmgr.h"
+#include "utils/syscache.h"
+#include "utils/timeout.h"
+#include "utils/typcache.h"
+
+/* A batch under way. */
+typedef struct Batch
+{
+	InboxHandler handler;
+	InboxMessage *messages;
+	int			n;
+	InboxMarks *marks;			/* NULL: without */
+	Datum		consumer;		/* whose marks they are */
+	uint64		handled;
+	uint64		duplicates;
+	int			failed;			/* the message whose handler raised; -1: not known */
+} Batch;
+
+/* Raises, for a person to see, when it can't be used. */
+void
+inbox_handler_find(InboxWorker *worker, InboxHandler *handler)
+{
+	const InboxSubscription *subscription = worker->subscription;
+	Oid			schema = get_namespace_oid("inbox", false);
+	LOCAL_FCINFO(call, 1);
+	Oid			oid;
+	HeapTuple	tuple;
+	Form_pg_proc form;
+
+	if (!SearchSysCacheExists1(AUTHOID, ObjectIdGetDatum(subscription->owner)))
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_OBJECT),
+				 errmsg("the subscription's owner does not exist any more"),
+				 errhint("End it with inbox.unsubscribe(), and subscribe again.")));
+	InitFunctionCallInfoData(*call, NULL, 1, InvalidOid, NULL, NULL);
+	call->args[0].value = CStringGetTextDatum(subscription->handler);
+	call->args[0].isnull = false;
+	oid = DatumGetObjectId(to_regprocedure(call));
+	if (call->isnull)
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_FUNCTION),
+				 errmsg("handler %s does not exist", subscription->handler),
+				 errhint("Create it, or name another one with inbox.alter_subscription().")));
+	handler->message_type = GetSysCacheOid2(TYPENAMENSP, Anum_pg_type_oid,
+											CStringGetDatum("message"), ObjectIdGetDatum(schema));
+	tuple = SearchSysCache1(PROCOID, ObjectIdGetDatum(oid));
+	if (!HeapTupleIsValid(tuple))
+		elog(ERROR, "cache lookup failed for function %u", oid);
+	form = (Form_pg_proc) GETSTRUCT(tuple);
+	handler->takes_array = form->proargtypes.values[0] != handler->message_type;
+	if (form->prorettype != VOIDOID || form->prokind != PROKIND_FUNCTION)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_FUNCTION_DEFINITION),
+				 errmsg("handler %s must be a function that returns void", subscription->handler)));
+	ReleaseSysCache(tuple);
+	if (!outbox_may_execute(oid, subscription->owner))
+		ereport(ERROR,
+				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+				 errmsg("the subscription's owner \"%s\" may not execute handler %s",
+						GetUserNameFromId(subscription->owner, false), subscription->handler),
+				 errhint("Grant EXECUTE on it.")));
+	handler->message_desc = lookup_rowtype_tupdesc_copy(handler->message_type, -1);
+	fmgr_info_cxt(oid, &handler->function, CurrentMemoryContext);
+}
+
+/* Let what the handler publishes continue the message's trace. */
+static void
+set_trace(const InboxMessage *message)
+{
+	static const char *const names[] = {"traceparent", "tracestate"};
+	Jsonb	   *headers = DatumGetJsonbP(message->headers);
+
+	for (int i = 0; i < lengthof(names); i++)
+	{
+		JsonbValue	buffer;
+		JsonbValue *value = getKeyJsonValueFromContainer(&headers->root, names[i],
+														 (int) strlen(names[i]), &buffer);
+
+		if (value != NULL && value->type == jbvString)
+			(void) set_config_option(psprintf("outbox.%s", names[i]),
+									 pnstrdup(value->val.string.val, value->val.string.len),
+									 PGC_USERSET, PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false);
+	}
+}
+
+/* One call; an error while in_handler is set is the handler's. */
+static void
+call(InboxWorker *worker, InboxHandler *handler, Datum argument, const InboxMessage *traced)
+{
+	LOCAL_FCINFO(call, 1);
+	int			level = NewGUCNestLevel();
+	Oid			userid;
+	int			context;
+
+	GetUserIdAndSecContext(&userid, &context);
+	if (traced != NULL)
+		set_trace(traced);
+	SetUserIdAndSecContext(worker->subscription->owner, context | SECURITY_LOCAL_USERID_CHANGE);
+	worker->in_handler = true;
+	if (worker->subscription->timeout_ms > 0)
+		enable_timeout_after(STATEMENT_TIMEOUT, worker->subscription->timeout_ms);
+	InitFunctionCallInfoData(*call, &handler->function, 1, DEFAULT_COLLATION_OID, NULL, NULL);
+	call->args[0].value = argument;
+	call->args[0].isnull = false;
+	(void) FunctionCallInvoke(call);
+	if (worker->subscription->timeout_ms > 0)
+		disable_timeout(STATEMENT_TIMEOUT, false);
+	worker->in_handler = false;
+	SetUserIdAndSecContext(userid, context);
+	AtEOXact_GUC(false, level);
+	CommandCounterIncrement();
+}
+
+void
+inbox_handler_call(InboxWorker *worker, InboxHandler *handler, InboxMessage **messages, int n)
+{
+	Datum	   *elements;
+	int16		length;
+	bool		by_value;
+	char		align;
+
+	if (!handler->takes_array)
+	{
+		for (int i = 0; i < n; i++)
+			call(worker, handler, inbox_message_datum(handler, messages[i]), messages[i]);
+		return;
+	}
+	elements = palloc(n * sizeof(Datum));
+	for (int i = 0; i < n; i++)
+		elements[i] = inbox_message_datum(handler, messages[i]);
+	get_typlenbyvalalign(handler->message_type, &length, &by_value, &align);
+	call(worker, handler,
+		 PointerGetDatum(construct_array(elements, n, handler->message_type, length, by_value, align)),
+		 n == 1 ? messages[0] : NULL);
+}
+
+/* Handle a part of the batch, all of it or raise. */
+static void
+handle_part(InboxWorker *worker, Batch *batch, int first, int end)
+{
+	InboxMessage **new = palloc((end - first) * sizeof(InboxMessage *));
+	int			n = 0;
+	uint64		duplicates = 0;
+
+	for (int i = first; i < end; i++)
+	{
+		InboxMessage *message = &batch->messages[i];
+
+		if (inbox_waiting_has(worker, message))
+			inbox_waiting_add(worker, message, NULL);
+		else if (batch->marks != NULL &&
+				 !inbox_mark_set(batch->marks, batch->consumer, message->id))
+			duplicates++;
+		else if (batch->handler.takes_array)
+			new[n++] = message;
+		else
+		{
+			batch->failed = i;
+			inbox_handler_call(worker, &batch->handler, &message, 1);
+			batch->failed = -1;
+			n++;
+		}
+	}
+	if (batch->handler.takes_array && n > 0)
+		inbox_handler_call(worker, &batch->handler, new, n);
+	batch->handled += n;
+	batch->duplicates += duplicates;
+}
+
+/* Try a part in a subtransaction; false: its handler raised, for that reason. */
+static bool
+try_part(InboxWorker *worker, Batch *batch, int first, int end, InboxFailure *failure)
+{
+	MemoryContext context = CurrentMemoryContext;
+	ResourceOwner owner = CurrentResourceOwner;
+	volatile bool done = false;
+
+	BeginInternalSubTransaction(NULL);
+	MemoryContextSwitchTo(context);
+	PG_TRY();
+	{
+		handle_part(worker, batch, first, end);
+		ReleaseCurrentSubTransaction();
+		done = true;
+	}
+	PG_CATCH();
+	{
+		ErrorData  *error;
+
+		if (worker->subscription->timeout_ms > 0)
+			disable_timeout(STATEMENT_TIMEOUT, false);
+		if (!worker->in_handler)
+			PG_RE_THROW();
+		worker->in_handler = false;
+		MemoryContextSwitchTo(context);
+		error = CopyErrorData();
+		FlushErrorState();
+		RollbackAndReleaseCurrentSubTransaction();
+		inbox_failure_take(failure, error);
+	}
+	PG_END_TRY();
+	MemoryContextSwitchTo(context);
+	CurrentResourceOwner = owner;
+	return done;
+}
+
+static void
+handle_with_care(InboxWorker *worker, Batch *batch, int first, int end)
+{
+	while (first < end)
+	{
+		InboxFailure failure = {{0}};
+		int			failed;
+
+		batch->failed = -1;
+		if (try_part(worker, batch, first, end, &failure))
+			return;
+		failed = batch->failed;
+		if (end - first == 1)
+		{
+			InboxMessage *message = &batch->messages[first];
+
+			if (failure.rejected || (worker->subscription->max_attempts == 1 && failure.again_ms < 0 &&
+									 !worker->subscription->block))
+				inbox_dead_letter(worker, message, &failure);
+			else
+				inbox_waiting_add(worker, message, &failure);
+			return;
+		}
+		if (failed < 0)
+			failed = first + (end - first) / 2;
+		else if (failed == first)
+			failed = first + 1;
+		handle_with_care(worker, batch, first, failed);
+		first = failed;
+	}
+}
+
+/* The transaction; false: another worker has moved a place meanwhile. */
+static bool
+handle_in_transaction(InboxWorker *worker, Batch *batch, const int64 *next, bool carefully)
+{
+	MemoryContext context = CurrentMemoryContext;
+
+	StartTransactionCommand();
+	MemoryContextSwitchTo(context);
+	PushActiveSnapshot(GetTransactionSnapshot());
+	if (!inbox_places_advance(worker, next))
+	{
+		PopActiveSnapshot();
+		AbortCurrentTransaction();
+		MemoryContextSwitchTo(context);
+		return false;
+	}
+	inbox_handler_find(worker, &batch->handler);
+	batch->handled = batch->duplicates = 0;
+	batch->consumer = CStringGetTextDatum(worker->subscription->name);
+	batch->marks = worker->subscription->dedup == INBOX_DEDUP_NONE ? NULL :
+		inbox_marks_open(worker->subscription->dedup_ttl_us);
+	if (carefully)
+		handle_with_care(worker, batch, 0, batch->n);
+	else
+		handle_part(worker, batch, 0, batch->n);
+	OUTBOX_FAULT("inbox-before-commit");
+	if (batch->marks != NULL)
+		inbox_marks_close(batch->marks);
+	PopActiveSnapshot();
+	CommitTransactionCommand();
+	MemoryContextSwitchTo(context);
+	OUTBOX_FAULT("inbox-after-commit");
+	return true;
+}
+
+/* The first try; false: the handler raised, and nothing has happened. */
+static bool
+try_all(InboxWorker *worker, Batch *batch, const int64 *next, bool *ours)
+{
+	MemoryContext context = CurrentMemoryContext;
+	volatile bool done = false;
+
+	PG_TRY();
+	{
+		*ours = handle_in_transaction(worker, batch, next, false);
+		done = true;
+	}
+	PG_CATCH();
+	{
+		if (worker->subscription->timeout_ms > 0)
+			disable_timeout(STATEMENT_TIMEOUT, false);
+		if (!worker->in_handler)
+			PG_RE_THROW();
+		worker->in_handler = false;
+		MemoryContextSwitchTo(context);
+		FlushErrorState();
+		AbortCurrentTransaction();
+		inbox_waiting_load(worker);
+	}
+	PG_END_TRY();
+	MemoryContextSwitchTo(context);
+	return done;
+}
+
+/* Have what has come handled.  In the scratch context, without a transaction. */
+void
+inbox_handle_batch(InboxWorker *worker, const OutboxIncoming *incoming, int n)
+{
+	Batch		batch = {{{0}}};
+	int			npartitions = list_length(worker->partitions);
+	int64	   *next = palloc(npartitions * sizeof(int64));
+	bool		ours = true;
+
+	memset(next, -1, npartitions * sizeof(int64));
+	batch.messages = palloc0(n * sizeof(InboxMessage));
+	for (int i = 0; i < n; i++)
+	{
+		InboxPartition *partition = inbox_partition_find(worker, incoming[i].topic,
+														 incoming[i].partition);
+
+		if (partition == NULL || !partition->placed || incoming[i].offset < partition->next)
+			continue;
+		inbox_message_read(worker, &incoming[i], partition, &batch.messages[batch.n++]);
+		for (int j = 0; j < npartitions; j++)
+			if (list_nth(worker->partitions, j) == partition)
+				next[j] = incoming[i].offset + 1;
+	}
+	if (batch.n == 0)
+		return;
+	if (!try_all(worker, &batch, next, &ours))
+		ours = handle_in_transaction(worker, &batch, next, true);
+	if (!ours)
+	{
+		/* the row is right: begin anew from there */
+		inbox_partitions_unplace(worker);
+		inbox_waiting_load(worker);
+		return;
+	}
+	for (int j = 0; j < npartitions; j++)
+		if (next[j] >= 0)
+			((InboxPartition *) list_nth(worker->partitions, j))->next = next[j];
+	pg_atomic_fetch_add_u64(&worker->slot->handled, batch.handled);
+	pg_atomic_fetch_add_u64(&worker->slot->duplicates, batch.duplicates);
+}

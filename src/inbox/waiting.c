@@ -1,0 +1,476 @@
+/*-------------------------------------------------------------------------
+ *
+ * waiting.c
+ *	  Messages that wait: those whose handler raised, and those behind them.
+ *
+ * A message whose handler raised lies in inbox.waiting, with the time when it is
+ * due again, which grows with each attempt.  Messages of the same key (and topic
+ * and partition) that come behind it are put there too, without a time: so the
+ * place in the partition moves on, and the key's order is kept.  When the first is
+ * handled, or given up, the next becomes due.  A message without a key has nobody
+ * behind it.
+ *
+ * Which keys have messages there is kept in memory, as hashes: two keys with one
+ * hash only wait for each other.  It is read anew whenever a transaction failed that
+ * may have changed it.
+ *
+ * A retry is a transaction of its own, which locks the row: what is being retried
+ * elsewhere, by a worker that had the partition before, is left alone.
+ *
+ * Copyright (c) 2026, pg_outbox contributors
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/xact.h"
+#include "catalog/pg_type.h"
+#include "common/hashfn.h"
+#include "common/pg_prng.h"
+#include "compat.h"
+#include "executor/spi.h"
+#include "fmgr.h"
+#include "inbox/mark.h"
+#include "inbox/worker.h"
+#include "utils/builtins.h"
+#include "utils/fmgrprotos.h"
+#include "utils/jsonb.h"
+#include "utils/memutils.h"
+#include "utils/resowner.h"
+#include "utils/snapmgr.h"
+#include "utils/timeout.h"
+
+#define ERRCODE_RETRY_LATER	MAKE_SQLSTATE('O', 'B', '0', '0', '1')
+#define ERRCODE_REJECTED	MAKE_SQLSTATE('O', 'B', '0', '0', '2')
+#define MAX_BACKOFF_MS		(3600 * 1000)
+
+PG_FUNCTION_INFO_V1(inbox_retry_later);
+PG_FUNCTION_INFO_V1(inbox_reject);
+
+/* What the handler that runs asked for. */
+static int64 asked_ms = -1;
+
+/* inbox.retry_later(interval): for a handler that knows. */
+Datum
+inbox_retry_later(PG_FUNCTION_ARGS)
+{
+	Interval   *interval = PG_GETARG_INTERVAL_P(0);
+	int64		us = interval->time +
+		((int64) interval->month * DAYS_PER_MONTH + interval->day) * USECS_PER_DAY;
+
+	if (us < 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("interval must not be negative")));
+	asked_ms = us / 1000;
+	ereport(ERROR,
+			(errcode(ERRCODE_RETRY_LATER),
+			 errmsg("the handler wants this message again later")));
+	PG_RETURN_VOID();
+}
+
+/* inbox.reject(reason) */
+Datum
+inbox_reject(PG_FUNCTION_ARGS)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_REJECTED),
+			 errmsg_internal("%s", text_to_cstring(PG_GETARG_TEXT_PP(0)))));
+	PG_RETURN_VOID();
+}
+
+void
+inbox_failure_take(InboxFailure *failure, const ErrorData *edata)
+{
+	strlcpy(failure->sqlstate, unpack_sql_state(edata->sqlerrcode), sizeof(failure->sqlstate));
+	failure->message = edata->message ? edata->message : "";
+	failure->context = edata->context;
+	failure->rejected = edata->sqlerrcode == ERRCODE_REJECTED;
+	failure->again_ms = edata->sqlerrcode == ERRCODE_RETRY_LATER ? asked_ms : -1;
+}
+
+/* --- keys ------------------------------------------------------------------------- */
+
+static uint64
+key_hash(const char *topic, int32 partition, const text *key)
+{
+	uint64		hash = hash_bytes_extended((const unsigned char *) topic, (int) strlen(topic), partition);
+
+	return hash_bytes_extended((const unsigned char *) VARDATA_ANY(key), VARSIZE_ANY_EXHDR(key), hash);
+}
+
+static uint64
+hash_of(const InboxMessage *message)
+{
+	return key_hash(message->partition->topic_local, message->partition->partition,
+					DatumGetTextPP(message->key));
+}
+
+/* Read which keys wait.  Without a transaction; in one of its own. */
+void
+inbox_waiting_load(InboxWorker *worker)
+{
+	MemoryContext caller = CurrentMemoryContext;
+	HASHCTL		control = {.keysize = sizeof(uint64), .entrysize = sizeof(uint64),
+	.hcxt = worker->context};
+	Oid			types[] = {TEXTOID};
+	Datum		values[1];
+
+	if (worker->waiting_keys != NULL)
+		hash_destroy(worker->waiting_keys);
+	worker->waiting_keys = hash_create("pg_outbox inbox keys", 64, &control,
+									   HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
+	StartTransactionCommand();
+	PushActiveSnapshot(GetTransactionSnapshot());
+	SPI_connect();
+	values[0] = CStringGetTextDatum(worker->subscription->name);
+	if (SPI_execute_with_args("SELECT DISTINCT topic, partition, key FROM inbox.waiting"
+							  " WHERE subscription = $1::name AND key IS NOT NULL",
+							  1, types, values, NULL, true, 0) != SPI_OK_SELECT)
+		elog(ERROR, "could not read inbox.waiting");
+	for (uint64 i = 0; i < SPI_processed; i++)
+	{
+		HeapTuple	row = SPI_tuptable->vals[i];
+		TupleDesc	desc = SPI_tuptable->tupdesc;
+		bool		isnull;
+		uint64		hash = key_hash(SPI_getvalue(row, desc, 1),
+									DatumGetInt32(SPI_getbinval(row, desc, 2, &isnull)),
+									DatumGetTextPP(SPI_getbinval(row, desc, 3, &isnull)));
+
+		(void) hash_search(worker->waiting_keys, &hash, HASH_ENTER, NULL);
+	}
+	SPI_finish();
+	PopActiveSnapshot();
+	CommitTransactionCommand();
+	MemoryContextSwitchTo(caller);
+	worker->stale = false;
+}
+
+bool
+inbox_waiting_has(InboxWorker *worker, const InboxMessage *message)
+{
+	uint64		hash;
+
+	if (message->no_key || hash_get_num_entries(worker->waiting_keys) == 0)
+		return false;
+	hash = hash_of(message);
+	return hash_search(worker->waiting_keys, &hash, HASH_FIND, NULL) != NULL;
+}
+
+/* --- rows ------------------------------------------------------------------------- */
+
+/* How long until the next attempt: doubled each time, and spread. */
+static int64
+backoff_ms(const InboxSubscription *subscription, int attempts)
+{
+	int64		ms = subscription->backoff_ms;
+
+	for (int i = 1; i < attempts && ms < MAX_BACKOFF_MS; i++)
+		ms *= 2;
+	ms = Min(ms, MAX_BACKOFF_MS);
+	return ms / 2 + (int64) (pg_prng_double(&pg_global_prng_state) * ms);
+}
+
+static void
+execute(const char *sql, int n, Oid *types, Datum *values, const char *nulls, int expected)
+{
+	SPI_connect();
+	if (SPI_execute_with_args(sql, n, types, values, nulls, false, 0) != expected)
+		elog(ERROR, "could not write the inbox's tables");
+	SPI_finish();
+}
+
+/* The columns that inbox.waiting and inbox.dead_letter have in common. */
+static void
+insert_row(InboxWorker *worker, const char *sql, const InboxMessage *message, int attempts,
+		   bool due, int64 due_ms, const InboxFailure *failure)
+{
+	Oid			types[] = {TEXTOID, TEXTOID, INT4OID, INT8OID, TEXTOID, TEXTOID, JSONBOID, BYTEAOID,
+	TIMESTAMPTZOID, INT4OID, INT8OID, TEXTOID, TEXTOID, TEXTOID};
+	Datum		values[] = {CStringGetTextDatum(worker->subscription->name),
+		CStringGetTextDatum(message->partition->topic_local),
+		Int32GetDatum(message->partition->partition), Int64GetDatum(message->offset), message->id,
+		message->key, message->headers, message->payload, TimestampTzGetDatum(message->timestamp),
+		Int32GetDatum(attempts), Int64GetDatum(due_ms),
+		failure ? CStringGetTextDatum(failure->sqlstate) : 0,
+		failure ? CStringGetTextDatum(failure->message) : 0,
+	failure && failure->context ? CStringGetTextDatum(failure->context) : 0};
+	char		nulls[] = "              ";
+
+	nulls[5] = message->no_key ? 'n' : ' ';
+	nulls[7] = message->no_payload ? 'n' : ' ';
+	nulls[8] = message->no_timestamp ? 'n' : ' ';
+	nulls[10] = due ? ' ' : 'n';
+	nulls[11] = nulls[12] = failure ? ' ' : 'n';
+	nulls[13] = failure && failure->context ? ' ' : 'n';
+	execute(sql, lengthof(types), types, values, nulls, SPI_OK_INSERT);
+}
+
+/* Failure: why it waits; NULL: for the one before it. */
+void
+inbox_waiting_add(InboxWorker *worker, const InboxMessage *message, const InboxFailure *failure)
+{
+	int64		ms = failure == NULL ? 0 : failure->again_ms >= 0 ? failure->again_ms :
+		backoff_ms(worker->subscription, message->attempt);
+
+	insert_row(worker, "INSERT INTO inbox.waiting (subscription, topic, partition, \"offset\", message_id, key,"
+			   " headers, payload, \"timestamp\", attempts, due, sqlstate, error, context)"
+			   " VALUES ($1::name, $2, $3, $4, $5, $6, $7, $8, $9, $10,"
+			   " clock_timestamp() + $11 * interval '1 millisecond', $12, $13, $14)",
+			   message, failure == NULL ? 0 : message->attempt, failure != NULL, ms, failure);
+	if (!message->no_key)
+	{
+		uint64		hash = hash_of(message);
+
+		(void) hash_search(worker->waiting_keys, &hash, HASH_ENTER, NULL);
+	}
+}
+
+void
+inbox_dead_letter(InboxWorker *worker, const InboxMessage *message, const InboxFailure *failure)
+{
+	insert_row(worker, "INSERT INTO inbox.dead_letter (subscription, topic, partition, \"offset\", message_id, key,"
+			   " headers, payload, \"timestamp\", attempts, sqlstate, error, context)"
+			   " SELECT $1::name, $2, $3, $4, $5, $6, $7, $8, $9, $10, $12, $13, $14 WHERE $11::bigint IS NULL"
+			   " ON CONFLICT (subscription, topic, partition, \"offset\") DO NOTHING",
+			   message, message->attempt, false, 0, failure);
+}
+
+/* --- retries ---------------------------------------------------------------------- */
+
+/* The partitions that are ours, for a query: arrays of topics and numbers. */
+static void
+our_partitions(InboxWorker *worker, Datum *topics, Datum *numbers)
+{
+	int			n = list_length(worker->partitions);
+	Datum	   *elements = palloc(2 * Max(n, 1) * sizeof(Datum));
+
+	for (int i = 0; i < n; i++)
+	{
+		InboxPartition *partition = list_nth(worker->partitions, i);
+
+		elements[i] = CStringGetTextDatum(partition->topic_local);
+		elements[n + i] = Int32GetDatum(partition->partition);
+	}
+	*topics = PointerGetDatum(construct_array(elements, n, TEXTOID, -1, false, TYPALIGN_INT));
+	*numbers = PointerGetDatum(construct_array(elements + n, n, INT4OID, 4, true, TYPALIGN_INT));
+}
+
+static InboxPartition *
+find_local(InboxWorker *worker, const char *topic, int32 number)
+{
+	ListCell   *lc;
+
+	foreach(lc, worker->partitions)
+	{
+		InboxPartition *partition = lfirst(lc);
+
+		if (partition->partition == number && strcmp(partition->topic_local, topic) == 0)
+			return partition;
+	}
+	return NULL;
+}
+
+/* Lock the message that is due first; false: there is none. */
+static bool
+take_due(InboxWorker *worker, InboxMessage *message)
+{
+	MemoryContext context = CurrentMemoryContext;
+	Oid			types[] = {TEXTOID, TEXTARRAYOID, INT4ARRAYOID};
+	Datum		values[3];
+	HeapTuple	row;
+	TupleDesc	desc;
+	bool		isnull;
+	bool		found;
+
+	values[0] = CStringGetTextDatum(worker->subscription->name);
+	our_partitions(worker, &values[1], &values[2]);
+	SPI_connect();
+	if (SPI_execute_with_args("SELECT topic, partition, \"offset\", message_id, key, headers, payload, \"timestamp\","
+							  " attempts FROM inbox.waiting w WHERE subscription = $1::name AND due <= clock_timestamp()"
+							  " AND EXISTS (SELECT FROM unnest($2, $3) v (topic, partition)"
+							  " WHERE v.topic = w.topic AND v.partition = w.partition)"
+							  " ORDER BY due LIMIT 1 FOR UPDATE SKIP LOCKED",
+							  3, types, values, NULL, false, 0) != SPI_OK_SELECT)
+		elog(ERROR, "could not read inbox.waiting");
+	found = SPI_processed == 1;
+	if (found)
+	{
+		MemoryContext spi = MemoryContextSwitchTo(context);
+
+		row = SPI_tuptable->vals[0];
+		desc = SPI_tuptable->tupdesc;
+		message->partition = find_local(worker, SPI_getvalue(row, desc, 1),
+										DatumGetInt32(SPI_getbinval(row, desc, 2, &isnull)));
+		message->offset = DatumGetInt64(SPI_getbinval(row, desc, 3, &isnull));
+		message->id = PointerGetDatum(DatumGetTextPCopy(SPI_getbinval(row, desc, 4, &isnull)));
+		message->key = SPI_getbinval(row, desc, 5, &message->no_key);
+		if (!message->no_key)
+			message->key = PointerGetDatum(DatumGetTextPCopy(message->key));
+		message->headers = PointerGetDatum(DatumGetJsonbPCopy(SPI_getbinval(row, desc, 6, &isnull)));
+		message->payload = SPI_getbinval(row, desc, 7, &message->no_payload);
+		if (!message->no_payload)
+			message->payload = PointerGetDatum(DatumGetByteaPCopy(message->payload));
+		message->timestamp = DatumGetTimestampTz(SPI_getbinval(row, desc, 8, &message->no_timestamp));
+		message->attempt = DatumGetInt32(SPI_getbinval(row, desc, 9, &isnull)) + 1;
+		MemoryContextSwitchTo(spi);
+	}
+	SPI_finish();
+	return found;
+}
+
+#define THIS_ROW	" WHERE subscription = $1::name AND topic = $2 AND partition = $3 AND \"offset\" = $4"
+
+static void
+this_row(InboxWorker *worker, const InboxMessage *message, Oid *types, Datum *values)
+{
+	types[0] = types[1] = TEXTOID;
+	types[2] = INT4OID;
+	types[3] = INT8OID;
+	values[0] = CStringGetTextDatum(worker->subscription->name);
+	values[1] = CStringGetTextDatum(message->partition->topic_local);
+	values[2] = Int32GetDatum(message->partition->partition);
+	values[3] = Int64GetDatum(message->offset);
+}
+
+/* It is done with: the next of its key becomes due. */
+static void
+finish_row(InboxWorker *worker, const InboxMessage *message, bool *last)
+{
+	Oid			types[5];
+	Datum		values[5];
+
+	this_row(worker, message, types, values);
+	execute("DELETE FROM inbox.waiting" THIS_ROW, 4, types, values, NULL, SPI_OK_DELETE);
+	*last = false;
+	if (message->no_key)
+		return;
+	types[4] = TEXTOID;
+	values[4] = message->key;
+	SPI_connect();
+	if (SPI_execute_with_args("UPDATE inbox.waiting w SET due = clock_timestamp() FROM ("
+							  "SELECT \"offset\" FROM inbox.waiting WHERE subscription = $1::name AND topic = $2"
+							  " AND partition = $3 AND hashtext(key) = hashtext($5) AND key = $5"
+							  " AND \"offset\" <> $4 ORDER BY \"offset\" LIMIT 1) n"
+							  " WHERE w.subscription = $1::name AND w.topic = $2 AND w.partition = $3"
+							  " AND w.\"offset\" = n.\"offset\"",
+							  5, types, values, NULL, false, 0) != SPI_OK_UPDATE)
+		elog(ERROR, "could not write inbox.waiting");
+	*last = SPI_processed == 0;
+	SPI_finish();
+}
+
+static void
+postpone_row(InboxWorker *worker, const InboxMessage *message, const InboxFailure *failure)
+{
+	Oid			types[9];
+	Datum		values[9];
+	char		nulls[] = "         ";
+	bool		asked = failure->again_ms >= 0;
+
+	this_row(worker, message, types, values);
+	types[4] = INT4OID;
+	values[4] = Int32GetDatum(message->attempt);
+	types[5] = INT8OID;
+	values[5] = Int64GetDatum(asked ? failure->again_ms : backoff_ms(worker->subscription, message->attempt));
+	types[6] = types[7] = types[8] = TEXTOID;
+	values[6] = CStringGetTextDatum(failure->sqlstate);
+	values[7] = CStringGetTextDatum(failure->message);
+	values[8] = failure->context ? CStringGetTextDatum(failure->context) : 0;
+	nulls[8] = failure->context ? ' ' : 'n';
+	execute("UPDATE inbox.waiting SET attempts = $5, due = clock_timestamp() + $6 * interval '1 millisecond',"
+			" sqlstate = $7, error = $8, context = $9" THIS_ROW,
+			9, types, values, nulls, SPI_OK_UPDATE);
+}
+
+/* The mark and the handler, in a subtransaction; false: it raised. */
+static bool
+try_message(InboxWorker *worker, InboxHandler *handler, InboxMessage *message, InboxFailure *failure)
+{
+	MemoryContext context = CurrentMemoryContext;
+	ResourceOwner owner = CurrentResourceOwner;
+	InboxSubscription *subscription = worker->subscription;
+	volatile bool done = false;
+
+	BeginInternalSubTransaction(NULL);
+	MemoryContextSwitchTo(context);
+	PG_TRY();
+	{
+		bool		is_new = true;
+
+		if (subscription->dedup != INBOX_DEDUP_NONE)
+		{
+			InboxMarks *marks = inbox_marks_open(subscription->dedup_ttl_us);
+
+			is_new = inbox_mark_set(marks, CStringGetTextDatum(subscription->name), message->id);
+			inbox_marks_close(marks);
+		}
+		if (is_new)
+			inbox_handler_call(worker, handler, &message, 1);
+		ReleaseCurrentSubTransaction();
+		pg_atomic_fetch_add_u64(is_new ? &worker->slot->handled : &worker->slot->duplicates, 1);
+		done = true;
+	}
+	PG_CATCH();
+	{
+		ErrorData  *error;
+
+		if (subscription->timeout_ms > 0)
+			disable_timeout(STATEMENT_TIMEOUT, false);
+		if (!worker->in_handler)
+			PG_RE_THROW();
+		worker->in_handler = false;
+		MemoryContextSwitchTo(context);
+		error = CopyErrorData();
+		FlushErrorState();
+		RollbackAndReleaseCurrentSubTransaction();
+		inbox_failure_take(failure, error);
+	}
+	PG_END_TRY();
+	MemoryContextSwitchTo(context);
+	CurrentResourceOwner = owner;
+	return done;
+}
+
+/* Retry the one that is due first; false: none is. */
+bool
+inbox_waiting_retry(InboxWorker *worker)
+{
+	MemoryContext context = CurrentMemoryContext;
+	InboxSubscription *subscription = worker->subscription;
+	InboxMessage message = {0};
+	InboxFailure failure = {{0}};
+	InboxHandler handler;
+	bool		found;
+	bool		last = false;
+
+	StartTransactionCommand();
+	MemoryContextSwitchTo(context);
+	PushActiveSnapshot(GetTransactionSnapshot());
+	found = take_due(worker, &message);
+	if (found)
+	{
+		inbox_handler_find(worker, &handler);
+		if (try_message(worker, &handler, &message, &failure))
+			finish_row(worker, &message, &last);
+		else if (failure.rejected ||
+				 (failure.again_ms < 0 && !subscription->block &&
+				  message.attempt >= subscription->max_attempts))
+		{
+			inbox_dead_letter(worker, &message, &failure);
+			finish_row(worker, &message, &last);
+		}
+		else
+			postpone_row(worker, &message, &failure);
+	}
+	PopActiveSnapshot();
+	CommitTransactionCommand();
+	MemoryContextSwitchTo(context);
+	if (last)
+	{
+		uint64		hash = hash_of(&message);
+
+		(void) hash_search(worker->waiting_keys, &hash, HASH_REMOVE, NULL);
+	}
+	return found;
+}

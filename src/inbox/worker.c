@@ -1,0 +1,506 @@
+/*-------------------------------------------------------------------------
+ *
+ * worker.c
+ *	  The worker of a subscription: the loop.
+ *
+ * It asks its client what there is (messages, partitions that come or go), has
+ * messages handled (handle.c), those that wait retried (waiting.c), and tells the
+ * broker how far it is.  All of that is done in its main thread, one thing after the
+ * other: so when a partition is to be given up nothing of it is under way.
+ *
+ * The subscription's row and its server are read again whenever the latch is set,
+ * which the keeper does each second and when they change.
+ *
+ * Copyright (c) 2026, pg_outbox contributors
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/xact.h"
+#include "compat.h"
+#include "fault.h"
+#include "guc.h"
+#include "hold_off.h"
+#include "inbox/worker.h"
+#include "log/identity.h"
+#include "miscadmin.h"
+#include "pgstat.h"
+#include "postmaster/bgworker.h"
+#include "postmaster/interrupt.h"
+#include "relay/worker.h"
+#include "shmem.h"
+#include "storage/ipc.h"
+#include "storage/pmsignal.h"
+#include "utils/memutils.h"
+
+#define IDLE_WAIT_MS		1000
+#define PLACE_WAIT_MS		50
+#define RETRY_EVERY_MS		100
+#define RETRIES_AT_ONCE		100
+#define LAG_EVERY_MS		1000
+#define MIN_BACK_OFF_MS		500
+#define MAX_BACK_OFF_MS		30000
+#define CLOSE_TIMEOUT_MS	5000
+#define TELL_TIMEOUT_MS		2000
+
+PGDLLEXPORT void inbox_worker_main(Datum main_arg);
+
+static InboxWorker *my_worker = NULL;
+static InboxSlot *my_slot = NULL;
+
+static long
+ms_since(instr_time since)
+{
+	instr_time	now;
+
+	INSTR_TIME_SET_CURRENT(now);
+	INSTR_TIME_SUBTRACT(now, since);
+	return (long) INSTR_TIME_GET_MILLISEC(now);
+}
+
+static bool
+must_stop(void)
+{
+	return ShutdownRequestPending || !outbox_enabled ||
+		pg_atomic_read_u32(&my_slot->stop) != 0 || outbox_held_off(MyDatabaseId);
+}
+
+static void
+drop_wait_set(InboxWorker *worker)
+{
+	if (worker->wait_set != NULL)
+		FreeWaitEventSet(worker->wait_set);
+	worker->wait_set = NULL;
+}
+
+/* Leave the group.  What has come and was not handled comes again. */
+static void
+close_client(InboxWorker *worker)
+{
+	OutboxConsumer *client = worker->client;
+
+	if (client == NULL)
+		return;
+	worker->client = NULL;
+	drop_wait_set(worker);
+	inbox_partitions_gone(worker);
+	if (!worker->source->close(client, CLOSE_TIMEOUT_MS))
+		ereport(FATAL,
+				(errmsg("the client library of subscription \"%s\" could not be stopped",
+						NameStr(my_slot->name))));
+}
+
+/* However the process ends, the library's threads must be gone before it does. */
+static void
+worker_exit(int code, Datum arg)
+{
+	if (my_worker != NULL && my_worker->client != NULL)
+		(void) my_worker->source->close(my_worker->client, CLOSE_TIMEOUT_MS);
+	LWLockAcquire(&outbox_shared->lock, LW_EXCLUSIVE);
+	my_slot->proc = NULL;
+	my_slot->pid = 0;
+	LWLockRelease(&outbox_shared->lock);
+	outbox_wake_keeper(MyDatabaseId);
+}
+
+static void
+back_off(InboxWorker *worker)
+{
+	worker->back_off_ms = worker->back_off_ms == 0 ? MIN_BACK_OFF_MS :
+		Min(worker->back_off_ms * 2, MAX_BACK_OFF_MS);
+	INSTR_TIME_SET_CURRENT(worker->failed_at);
+}
+
+/* Read the subscription and its server; false: the subscription is gone. */
+static bool
+load(InboxWorker *worker)
+{
+	MemoryContext context = AllocSetContextCreate(worker->context, "pg_outbox subscription",
+												  ALLOCSET_SMALL_SIZES);
+	InboxSubscription *subscription;
+	OutboxServer *server = NULL;
+	const char *problem = NULL;
+	const char *hint = "";
+	bool		first = worker->subscription == NULL;
+
+	StartTransactionCommand();
+	subscription = inbox_subscription_load(NameStr(my_slot->name), context);
+	if (subscription != NULL)
+	{
+		Oid			serverid = registry_find_server(subscription->server);
+
+		if (OidIsValid(serverid))
+			server = registry_load_server(serverid, context);
+		if (server == NULL)
+		{
+			problem = psprintf("server \"%s\" does not exist", subscription->server);
+			hint = "Create it, or name another one with inbox.alter_subscription().";
+		}
+		else if (server->problem != NULL)
+		{
+			problem = server->problem;
+			hint = "See ALTER SERVER.";
+		}
+		else if ((problem = outbox_identity_problem(server)) != NULL)
+			hint = outbox_identity_hint(server);
+		if (problem != NULL)
+		{
+			inbox_set_error(worker->slot, problem, hint);
+			inbox_set_state(worker->slot, INBOX_STATE_ERROR);
+			server = NULL;
+		}
+	}
+	CommitTransactionCommand();
+	MemoryContextSwitchTo(worker->context);
+	if (subscription == NULL)
+	{
+		MemoryContextDelete(context);
+		return false;
+	}
+	if (!first && (server == NULL || subscription->paused ||
+				   worker->subscription->client_hash != subscription->client_hash ||
+				   (worker->server != NULL && worker->server_hash != server->client_hash)))
+	{
+		if (worker->client != NULL)
+			inbox_places_tell(worker, TELL_TIMEOUT_MS);
+		close_client(worker);
+	}
+	if (!first && (worker->subscription->generation != subscription->generation ||
+				   worker->subscription->skip_gaps != subscription->skip_gaps))
+		inbox_partitions_unplace(worker);
+	if (worker->definition != NULL)
+		MemoryContextDelete(worker->definition);
+	worker->definition = context;
+	worker->subscription = subscription;
+	worker->server = server;
+	if (server != NULL)
+		worker->server_hash = server->client_hash;
+	if (first)
+		inbox_waiting_load(worker);
+	return true;
+}
+
+/* Have a client; false while it can't be had. */
+static bool
+ensure_client(InboxWorker *worker)
+{
+	OutboxSourceConfig config = {0};
+	OutboxError error = {0};
+
+	if (worker->client != NULL)
+		return true;
+	if (worker->transport == NULL)
+	{
+		StartTransactionCommand();
+		worker->transport = registry_load_transport(worker->server->library);
+		CommitTransactionCommand();
+		MemoryContextSwitchTo(worker->context);
+		worker->source = worker->transport->source;
+	}
+	if (worker->source == NULL)
+	{
+		inbox_set_error(worker->slot, "this kind of server can't be consumed from", "");
+		inbox_set_state(worker->slot, INBOX_STATE_ERROR);
+		return false;
+	}
+	config.server_name = worker->server->name;
+	config.client_id = psprintf("pg_outbox-inbox-%s", worker->subscription->name);
+	config.noptions = worker->server->noptions;
+	config.options = worker->server->options;
+	config.group_id = worker->subscription->group_id;
+	config.ntopics = worker->subscription->ntopics;
+	config.topics = (const char *const *) worker->subscription->topics;
+	config.max_bytes = (size_t) outbox_relay_memory * 1024;
+	worker->client = worker->source->open(&config, &error);
+	if (worker->client == NULL)
+	{
+		inbox_set_error(worker->slot, error.text, error.hint);
+		inbox_set_state(worker->slot, INBOX_STATE_ERROR);
+		back_off(worker);
+		return false;
+	}
+	worker->errors_seen = 0;
+	drop_wait_set(worker);
+	return true;
+}
+
+/* Show what the client says of itself. */
+static void
+check_client(InboxWorker *worker)
+{
+	OutboxTransportStatus status = {0};
+	bool		stopped = false;
+	ListCell   *lc;
+
+	worker->source->status(worker->client, &status);
+	if (status.nerrors != worker->errors_seen)
+	{
+		worker->errors_seen = status.nerrors;
+		inbox_set_error(worker->slot, status.error.text, status.error.hint);
+	}
+	if (status.failed)
+	{
+		inbox_set_state(worker->slot, status.error.failure == OUTBOX_CONFIG ?
+						INBOX_STATE_ERROR : INBOX_STATE_RETRYING);
+		close_client(worker);
+		back_off(worker);
+		return;
+	}
+	foreach(lc, worker->partitions)
+		stopped = stopped || ((InboxPartition *) lfirst(lc))->stopped;
+	if (stopped || (status.nerrors > 0 && status.error.failure == OUTBOX_CONFIG && worker->partitions == NIL))
+		inbox_set_state(worker->slot, INBOX_STATE_ERROR);
+	else if (!status.connected || worker->partitions == NIL)
+		inbox_set_state(worker->slot, status.nerrors > 0 ? INBOX_STATE_RETRYING : INBOX_STATE_STARTING);
+	else
+	{
+		if (worker->slot->state != INBOX_STATE_RUNNING)
+			inbox_clear_error(worker->slot);
+		inbox_set_state(worker->slot, INBOX_STATE_RUNNING);
+	}
+}
+
+static void
+show_figures(InboxWorker *worker)
+{
+	uint64		handled = pg_atomic_read_u64(&worker->slot->handled);
+	long		ms = ms_since(worker->lag_shown);
+	int64		lag = 0;
+	ListCell   *lc;
+
+	if (ms < LAG_EVERY_MS)
+		return;
+	foreach(lc, worker->partitions)
+	{
+		InboxPartition *partition = lfirst(lc);
+		int64		end = worker->source->known_end(worker->client, partition->topic,
+													partition->partition);
+
+		if (end > partition->next && partition->next >= 0)
+			lag += end - partition->next;
+	}
+	pg_atomic_write_u64(&worker->slot->lag, (uint64) lag);
+	worker->slot->rate = (handled - worker->handled_then) * 1000 / ms;
+	worker->handled_then = handled;
+	INSTR_TIME_SET_CURRENT(worker->lag_shown);
+}
+
+/* Take the next event; false: there was none. */
+static bool
+take_event(InboxWorker *worker)
+{
+	const OutboxIncoming *messages;
+	const OutboxPlace *places;
+	int			n;
+
+	switch (worker->source->receive(worker->client, worker->subscription->batch_size, &messages,
+									&places, &n))
+	{
+		case OUTBOX_SOURCE_MESSAGES:
+			inbox_handle_batch(worker, messages, n);
+			inbox_places_tell(worker, 0);
+			return true;
+		case OUTBOX_SOURCE_ASSIGN:
+			inbox_partitions_assigned(worker, places, n);
+			return true;
+		case OUTBOX_SOURCE_REVOKE:
+			inbox_places_tell(worker, TELL_TIMEOUT_MS);
+			/* FALLTHROUGH */
+		case OUTBOX_SOURCE_LOST:
+			inbox_partitions_gone(worker);
+			worker->source->give_up(worker->client);
+			return true;
+		case OUTBOX_SOURCE_GAP:
+			inbox_place_gap(worker, places);
+			return true;
+		case OUTBOX_SOURCE_NOTHING:
+			break;
+	}
+	return false;
+}
+
+static bool
+retry_waiting(InboxWorker *worker)
+{
+	bool		more = true;
+
+	if (worker->partitions == NIL || ms_since(worker->retried) < RETRY_EVERY_MS)
+		return false;
+	for (int i = 0; i < RETRIES_AT_ONCE && more && !must_stop(); i++)
+	{
+		more = inbox_waiting_retry(worker);
+		MemoryContextReset(worker->scratch);
+	}
+	if (!more)
+		INSTR_TIME_SET_CURRENT(worker->retried);
+	return more;
+}
+
+/* One turn; how long it may sleep afterwards, in ms. */
+static long
+turn(InboxWorker *worker)
+{
+	bool		more;
+	bool		placed;
+
+	if (worker->server == NULL)
+		return IDLE_WAIT_MS;
+	if (worker->subscription->paused)
+	{
+		inbox_set_state(worker->slot, INBOX_STATE_PAUSED);
+		return IDLE_WAIT_MS;
+	}
+	if (worker->back_off_ms > 0 && ms_since(worker->failed_at) < worker->back_off_ms)
+		return worker->back_off_ms - ms_since(worker->failed_at);
+	if (worker->stale)
+		inbox_waiting_load(worker);
+	MemoryContextSwitchTo(worker->scratch);
+	if (!ensure_client(worker))
+		return IDLE_WAIT_MS;
+	MemoryContextSwitchTo(worker->scratch);
+	more = take_event(worker);
+	placed = worker->client == NULL || inbox_partitions_place(worker);
+	more = retry_waiting(worker) || more;
+	check_client(worker);
+	worker->back_off_ms = worker->client == NULL ? worker->back_off_ms : 0;
+	if (worker->client != NULL)
+		show_figures(worker);
+	MemoryContextSwitchTo(worker->context);
+	MemoryContextReset(worker->scratch);
+	return more ? 0 : !placed ? PLACE_WAIT_MS :
+		hash_get_num_entries(worker->waiting_keys) > 0 ? RETRY_EVERY_MS : IDLE_WAIT_MS;
+}
+
+/* Sleep until something happens; true when the latch was set. */
+static bool
+doze(InboxWorker *worker, long ms)
+{
+	WaitEvent	event;
+	int			n;
+
+	if (worker->wait_set == NULL)
+	{
+		worker->wait_set = outbox_create_wait_set(worker->context, 3);
+		AddWaitEventToSet(worker->wait_set, WL_LATCH_SET, PGINVALID_SOCKET, MyLatch, NULL);
+		AddWaitEventToSet(worker->wait_set, WL_EXIT_ON_PM_DEATH, PGINVALID_SOCKET, NULL, NULL);
+		if (worker->client != NULL)
+			AddWaitEventToSet(worker->wait_set, WL_SOCKET_READABLE,
+							  worker->source->event_fd(worker->client), NULL, NULL);
+	}
+	n = WaitEventSetWait(worker->wait_set, ms, &event, 1, outbox_wait_event("OutboxInboxMain"));
+	CHECK_FOR_INTERRUPTS();
+	return n > 0 && (event.events & WL_LATCH_SET) != 0;
+}
+
+/*
+ * After an error that was not a handler's (a full disk, a lock, a handler that is
+ * gone): show it, and begin anew from what is stored.
+ */
+static void
+recover(InboxWorker *worker)
+{
+	ErrorData  *edata;
+
+	HOLD_INTERRUPTS();
+	MemoryContextSwitchTo(worker->context);
+	edata = CopyErrorData();
+	FlushErrorState();
+	AbortCurrentTransaction();
+	MemoryContextSwitchTo(worker->context);
+	worker->in_handler = false;
+	inbox_set_error(worker->slot, edata->message, edata->hint ? edata->hint : "");
+	inbox_set_state(worker->slot, INBOX_STATE_ERROR);
+	FreeErrorData(edata);
+	inbox_partitions_unplace(worker);
+	worker->stale = true;
+	back_off(worker);
+	RESUME_INTERRUPTS();
+}
+
+static void
+loop(InboxWorker *worker)
+{
+	volatile bool reload = true;
+	volatile bool gone = false;
+
+	while (!gone && !must_stop())
+	{
+		volatile long sleep_ms = 0;
+
+		PG_TRY();
+		{
+			outbox_worker_reload();
+			if (reload)
+				gone = !load(worker);
+			reload = false;
+			sleep_ms = gone || must_stop() ? 0 : turn(worker);
+		}
+		PG_CATCH();
+		{
+			recover(worker);
+			sleep_ms = MIN_BACK_OFF_MS;
+		}
+		PG_END_TRY();
+		if (sleep_ms > 0)
+		{
+			pgstat_report_stat(false);
+			pgstat_report_activity(STATE_IDLE, NULL);
+			reload = doze(worker, sleep_ms);
+		}
+		else
+		{
+			if (!PostmasterIsAlive())
+				proc_exit(1);
+			CHECK_FOR_INTERRUPTS();
+			reload = MyLatch->is_set;
+		}
+		if (reload)
+			ResetLatch(MyLatch);
+	}
+}
+
+/* Take the slot that the keeper gave us; false when it is somebody else's. */
+static bool
+claim_slot(void)
+{
+	bool		mine = false;
+
+	LWLockAcquire(&outbox_shared->lock, LW_EXCLUSIVE);
+	if (my_slot->pid == 0 && my_slot->dboid == MyDatabaseId)
+	{
+		my_slot->pid = MyProcPid;
+		my_slot->proc = MyProc;
+		mine = true;
+	}
+	LWLockRelease(&outbox_shared->lock);
+	return mine;
+}
+
+void
+inbox_worker_main(Datum main_arg)
+{
+	MemoryContext context;
+
+	my_slot = &outbox_shared->inboxes[DatumGetInt32(main_arg)];
+	BackgroundWorkerInitializeConnectionByOid(outbox_worker_begin(), InvalidOid, 0);
+	outbox_worker_settings();
+	if (!claim_slot())
+		proc_exit(0);
+	before_shmem_exit(worker_exit, (Datum) 0);
+
+	context = AllocSetContextCreate(TopMemoryContext, "pg_outbox inbox", ALLOCSET_DEFAULT_SIZES);
+	my_worker = MemoryContextAllocZero(context, sizeof(InboxWorker));
+	my_worker->context = context;
+	my_worker->scratch = AllocSetContextCreate(context, "pg_outbox inbox batch",
+											   ALLOCSET_DEFAULT_SIZES);
+	my_worker->slot = my_slot;
+	MemoryContextSwitchTo(context);
+	inbox_set_state(my_slot, INBOX_STATE_STARTING);
+	loop(my_worker);
+	if (my_worker->client != NULL)
+		inbox_places_tell(my_worker, TELL_TIMEOUT_MS);
+	close_client(my_worker);
+	inbox_set_state(my_slot, outbox_enabled ? INBOX_STATE_STARTING : INBOX_STATE_DISABLED);
+	proc_exit(ShutdownRequestPending ? 1 : 0);
+}

@@ -1,0 +1,127 @@
+# Handlers that raise: what they did is undone, the message is tried again, those of its
+# key wait, others go on; what is not taken in the end is a dead letter.
+use OutboxTest;
+
+my $kafka = OutboxKafka->start(auto_create => 'false');
+my $topic = unique_topic('failing');
+my $pg = OutboxTest->server('main', conf => "outbox.poll_interval = 100ms\n");
+
+$kafka->create_topic($topic, 2);
+$pg->create_server('events', $kafka, topics => "$topic*");
+$pg->sql(<<'SQL');
+CREATE TABLE effect (n serial, message_id text, key text, value text, attempt int, handler text);
+CREATE TABLE broken (value text PRIMARY KEY, until int);
+CREATE FUNCTION check_one(m inbox.message) RETURNS void LANGUAGE plpgsql AS $$
+DECLARE
+	v text := inbox.payload_text(m);
+BEGIN
+	IF EXISTS (SELECT FROM public.broken b WHERE b.value = v AND m.attempt < b.until) THEN
+		RAISE division_by_zero USING MESSAGE = 'no ' || v;
+	ELSIF v = 'later' AND m.attempt < 3 THEN
+		PERFORM inbox.retry_later('50 ms');
+	ELSIF v = 'rejected' THEN
+		PERFORM inbox.reject('not ours');
+	ELSIF v = 'slow' AND m.attempt = 1 THEN
+		PERFORM pg_sleep(100);
+	END IF;
+END
+$$;
+CREATE FUNCTION one(m inbox.message) RETURNS void LANGUAGE plpgsql AS $$
+BEGIN
+	INSERT INTO public.effect (message_id, key, value, attempt, handler)
+		VALUES (m.message_id, m.key, inbox.payload_text(m), m.attempt, 'one');
+	PERFORM public.check_one(m);
+END
+$$;
+CREATE FUNCTION many(ms inbox.message[]) RETURNS void LANGUAGE plpgsql AS $$
+DECLARE
+	m inbox.message;
+BEGIN
+	FOREACH m IN ARRAY ms
+	LOOP
+		INSERT INTO public.effect (message_id, key, value, attempt, handler)
+			VALUES (m.message_id, m.key, inbox.payload_text(m), m.attempt, 'many');
+		PERFORM public.check_one(m);
+	END LOOP;
+END
+$$;
+SQL
+for my $handler ('one(inbox.message)', 'many(inbox.message[])')
+{
+	my ($name) = $handler =~ /^(\w+)/;
+	$pg->sql("SELECT inbox.subscribe('$name', 'events', '$topic', '$handler', start => 'earliest', "
+		  . "max_attempts => 4, backoff => '20 ms', timeout => '2 s')");
+}
+
+# of what is published in one transaction, the handlers get it in few batches
+sub handled
+{
+	my ($values, $condition, $name) = @_;
+	$pg->sql("SELECT outbox.publish('$topic', v[1], v[2]) FROM (VALUES "
+		  . join(', ', map { "(1, ARRAY['$_->[0]', '$_->[1]'])" } @$values) . ') t (i, v)');
+	for my $handler ('one', 'many')
+	{
+		$pg->wait_ok($condition =~ s/HANDLER/$handler/gr, "$handler: $name");
+	}
+	return;
+}
+
+my @ordinary = map { [ "v$_", 'k' . $_ % 7 ] } 1 .. 200;
+handled(\@ordinary, "SELECT count(*) = 200 FROM effect WHERE handler = 'HANDLER'", 'all that is fine');
+
+# --- tried again, in the order of its key -------------------------------------------------
+$pg->sql("INSERT INTO broken VALUES ('b50', 3), ('b51', 2)");
+handled([ map { [ "b$_", 'k' . $_ % 7 ] } 1 .. 100 ],
+	"SELECT count(*) = 100 FROM effect WHERE handler = 'HANDLER' AND value LIKE 'b%'", 'all in the end');
+is($pg->sql(q{SELECT string_agg(format('%s %s %s', handler, value, attempt), ', ' ORDER BY handler, value) FROM effect
+	WHERE value IN ('b50', 'b51')}), 'many b50 3, many b51 2, one b50 3, one b51 2', 'at which attempt');
+my $order = q{SELECT count(*) FROM (SELECT handler, n, substr(value, 2)::int v, lag(substr(value, 2)::int)
+	OVER (PARTITION BY key, handler ORDER BY n) w FROM effect WHERE value ~ '^b\d') o WHERE w > v};
+is($pg->sql($order), 0, 'in order by key');
+is($pg->sql(q{SELECT count(*) FROM effect a JOIN effect b USING (handler) WHERE a.value = 'b50' AND b.value = 'b98' AND a.n > b.n}),
+	2, 'others have not waited');
+is($pg->sql('SELECT count(*) FROM inbox.waiting'), 0, 'nothing waits');
+
+# --- given up ----------------------------------------------------------------------------
+$pg->sql("INSERT INTO broken VALUES ('d5', 1000)");
+handled([ map { [ "d$_", 'k1' ] } 1 .. 10 ],
+	"SELECT count(*) = 9 FROM effect WHERE handler = 'HANDLER' AND value LIKE 'd%'", 'the others of the key');
+is($pg->sql(q{SELECT string_agg(format('%s %s %s %s %s', subscription, convert_from(payload, 'UTF8'), sqlstate, error, attempts), ', ' ORDER BY subscription)
+	FROM inbox.dead_letter}), 'many d5 22012 no d5 4, one d5 22012 no d5 4', 'a dead letter with the reason');
+like($pg->sql(q{SELECT context FROM inbox.dead_letter WHERE subscription = 'one'}), qr/PL\/pgSQL function public\.check_one/,
+	'and where it was raised');
+is($pg->sql('SELECT string_agg(dead_letters::text, \',\') FROM inbox.subscription_status'), '1,1', 'the status counts it');
+$pg->sql("DELETE FROM broken WHERE value = 'd5'");
+is($pg->sql("SELECT inbox.redrive('one'), inbox.discard('many'), inbox.discard('many', ARRAY['x'])"), '1|1|0', 'redriven, discarded');
+$pg->wait_ok("SELECT count(*) = 1 FROM effect WHERE handler = 'one' AND value = 'd5'", 'the redriven one is handled');
+is($pg->sql('SELECT count(*) FROM inbox.dead_letter'), 0, 'no dead letters');
+
+# --- handlers that know --------------------------------------------------------------------
+handled([ [ 'later', 'x' ], [ 'after', 'x' ] ],
+	"SELECT array_agg(value ORDER BY n) = '{later,after}' FROM effect WHERE handler = 'HANDLER' AND key = 'x'", 'later');
+handled([ [ 'rejected', 'y' ], [ 'fine', 'y' ] ], "SELECT count(*) = 1 FROM effect WHERE handler = 'HANDLER' AND key = 'y'", 'rejected');
+is($pg->sql(q{SELECT string_agg(format('%s %s %s', error, attempts, sqlstate), ', ') FROM inbox.dead_letter}),
+	'not ours 1 OB002, not ours 1 OB002', 'at once');
+handled([ [ 'slow', 'z' ] ], "SELECT count(*) = 1 FROM effect WHERE handler = 'HANDLER' AND key = 'z' AND attempt = 2", 'a handler that takes too long');
+
+# --- blocked -------------------------------------------------------------------------------
+$pg->sql(q{SELECT inbox.alter_subscription(s, on_error => 'block', max_attempts => 1) FROM unnest(ARRAY['one', 'many']) s});
+$pg->sql("INSERT INTO broken VALUES ('e1', 1000000)");
+handled([ [ 'e1', 'w' ], [ 'e2', 'w' ], [ 'e3', 'v' ] ],
+	"SELECT count(*) = 1 FROM effect WHERE handler = 'HANDLER' AND value LIKE 'e%'", 'only the other key');
+$pg->wait_ok("SELECT bool_and(attempts > 5) FROM inbox.waiting WHERE due IS NOT NULL", 'it is tried for ever');
+is($pg->sql('SELECT string_agg(waiting::text, \',\') FROM inbox.subscription_status'), '2,2', 'the status counts those that wait');
+# a new worker knows which keys wait
+my $pid = $pg->sql("SELECT pid FROM inbox.subscription_status WHERE subscription = 'one'");
+$pg->sql("SELECT pg_terminate_backend($pid)");
+$pg->wait_ok("SELECT pid <> $pid AND state = 'running' AND partitions = 2 FROM inbox.subscription_status WHERE subscription = 'one'", 'another worker');
+$pg->sql("SELECT outbox.publish('$topic', 'e4', 'w')");
+$pg->wait_ok("SELECT count(*) = 2 FROM inbox.waiting WHERE convert_from(payload, 'UTF8') = 'e4'", 'the next of the key waits too');
+$pg->sql("DELETE FROM broken WHERE value = 'e1'");
+for my $handler ('one', 'many')
+{
+	$pg->wait_ok("SELECT array_agg(value ORDER BY n) = '{e1,e2,e4}' FROM effect WHERE handler = '$handler' AND key = 'w'", "$handler: until it is mended");
+}
+is($pg->sql('SELECT count(*) FROM (SELECT FROM effect GROUP BY message_id, handler HAVING count(*) > 1) twice'), 0, 'nothing twice');
+$pg->stop;
+done_testing();
