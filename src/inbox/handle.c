@@ -15,7 +15,9 @@
  * others go on and a key's order is kept.
  *
  * The handler runs as the subscription's owner, who can't be left by it; what it
- * sets lasts until it returns.
+ * sets lasts until it returns.  What it leaves for the commit (deferred triggers,
+ * cursors WITH HOLD) is the owner's code, too, so the transaction is committed as
+ * the owner: else that would run with all rights.
  *
  * Copyright (c) 2026, pg_outbox contributors
  *
@@ -180,6 +182,21 @@ inbox_handler_call(InboxWorker *worker, InboxHandler *handler, InboxMessage **me
 		 n == 1 ? messages[0] : NULL);
 }
 
+/* Commit what handlers have done, see the banner; in the caller's context. */
+void
+inbox_commit_as_owner(InboxWorker *worker)
+{
+	MemoryContext context = CurrentMemoryContext;
+	Oid			userid;
+	int			security;
+
+	GetUserIdAndSecContext(&userid, &security);
+	SetUserIdAndSecContext(worker->subscription->owner, security | SECURITY_LOCAL_USERID_CHANGE);
+	CommitTransactionCommand();
+	SetUserIdAndSecContext(userid, security);
+	MemoryContextSwitchTo(context);
+}
+
 /* Handle a part of the batch, all of it or raise. */
 static void
 handle_part(InboxWorker *worker, Batch *batch, int first, int end)
@@ -293,8 +310,7 @@ handle_in_transaction(InboxWorker *worker, Batch *batch, const int64 *next, bool
 	PushActiveSnapshot(GetTransactionSnapshot());
 	if (!inbox_places_advance(worker, next))
 	{
-		PopActiveSnapshot();
-		AbortCurrentTransaction();
+		AbortOutOfAnyTransaction();
 		MemoryContextSwitchTo(context);
 		return false;
 	}
@@ -311,8 +327,7 @@ handle_in_transaction(InboxWorker *worker, Batch *batch, const int64 *next, bool
 	if (batch->marks != NULL)
 		inbox_marks_close(batch->marks);
 	PopActiveSnapshot();
-	CommitTransactionCommand();
-	MemoryContextSwitchTo(context);
+	inbox_commit_as_owner(worker);
 	OUTBOX_FAULT("inbox-after-commit");
 	return true;
 }
@@ -338,7 +353,7 @@ try_all(InboxWorker *worker, Batch *batch, const int64 *next, bool *ours)
 		worker->in_handler = false;
 		MemoryContextSwitchTo(context);
 		FlushErrorState();
-		AbortCurrentTransaction();
+		AbortOutOfAnyTransaction();
 		inbox_waiting_load(worker);
 	}
 	PG_END_TRY();

@@ -464,8 +464,7 @@ inbox_waiting_retry(InboxWorker *worker)
 			postpone_row(worker, &message, &failure);
 	}
 	PopActiveSnapshot();
-	CommitTransactionCommand();
-	MemoryContextSwitchTo(context);
+	inbox_commit_as_owner(worker);
 	if (last)
 	{
 		uint64		hash = hash_of(&message);

@@ -406,7 +406,8 @@ recover(InboxWorker *worker)
 	MemoryContextSwitchTo(worker->context);
 	edata = CopyErrorData();
 	FlushErrorState();
-	AbortCurrentTransaction();
+	/* with the subtransaction that a batch may have been in */
+	AbortOutOfAnyTransaction();
 	MemoryContextSwitchTo(worker->context);
 	worker->in_handler = false;
 	inbox_set_error(worker->slot, edata->message, edata->hint ? edata->hint : "");

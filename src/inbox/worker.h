@@ -102,6 +102,7 @@ extern Datum inbox_message_datum(const InboxHandler *handler, const InboxMessage
 extern void inbox_handler_find(InboxWorker *worker, InboxHandler *handler);
 extern void inbox_handler_call(InboxWorker *worker, InboxHandler *handler,
 							   InboxMessage **messages, int n);
+extern void inbox_commit_as_owner(InboxWorker *worker);
 extern void inbox_handle_batch(InboxWorker *worker, const OutboxIncoming *incoming, int n);
 
 /* waiting.c */

@@ -274,8 +274,8 @@ sub load
 # Publishers of a topic whose keys the judge can tell the order of.
 sub ordered_load
 {
-	my ($self, $topic) = @_;
-	return $self->load(clients => 4, seconds => 600, script => <<END);
+	my ($self, $topic, @arguments) = @_;
+	return $self->load(clients => 4, seconds => 600, arguments => \@arguments, script => <<END);
 \\set k random(1, 20)
 SELECT judge.publish_in_order('$topic', 'k' || :k);
 END

@@ -28,7 +28,8 @@ sub goes_on
 # the next may be killed when there is another that has all of it
 my $position = 'pg_outbox.position.events';
 my @replicated = ($topic, $position, '__transaction_state');
-my $load = $pg->ordered_load($topic);
+# no more than brokers, and those that catch up, can do beside
+my $load = $pg->ordered_load($topic, '--rate', 500);
 goes_on('delivers');
 for my $broker (1 .. 3)
 {

@@ -104,6 +104,50 @@ is($pg->sql(q{SELECT string_agg(format('%s %s %s', error, attempts, sqlstate), '
 	'not ours 1 OB002, not ours 1 OB002', 'at once');
 handled([ [ 'slow', 'z' ] ], "SELECT count(*) = 1 FROM effect WHERE handler = 'HANDLER' AND key = 'z' AND attempt = 2", 'a handler that takes too long');
 
+# --- whose rights they have ------------------------------------------------------------------
+# a subscription of somebody who may little: also what is left for the commit is his
+$pg->sql(<<'SQL');
+CREATE ROLE app LOGIN IN ROLE inbox_consumer;
+GRANT USAGE ON FOREIGN SERVER events TO app;
+CREATE SCHEMA app AUTHORIZATION app;
+SET ROLE app;
+CREATE TABLE app.done (value text, who name, session name, deferred boolean);
+CREATE FUNCTION app.later() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+	IF NOT NEW.deferred THEN
+		INSERT INTO app.done VALUES (NEW.value, current_user, session_user, true);
+	END IF;
+	RETURN NULL;
+END
+$$;
+CREATE CONSTRAINT TRIGGER later AFTER INSERT ON app.done DEFERRABLE INITIALLY DEFERRED
+	FOR EACH ROW EXECUTE FUNCTION app.later();
+CREATE FUNCTION app.handle(m inbox.message) RETURNS void LANGUAGE plpgsql AS $$
+BEGIN
+	INSERT INTO app.done VALUES (inbox.payload_text(m), current_user, session_user, false);
+	IF inbox.payload_text(m) = 'again' AND m.attempt = 1 THEN
+		RAISE 'again';
+	ELSIF inbox.payload_text(m) = 'out' THEN
+		RESET ROLE;
+		SET SESSION AUTHORIZATION DEFAULT;
+	ELSIF inbox.payload_text(m) = 'forbidden' THEN
+		DELETE FROM public.effect;
+	END IF;
+END
+$$;
+SQL
+$pg->sql("SET ROLE app; SELECT inbox.subscribe('app', 'events', '$topic', 'app.handle(inbox.message)', max_attempts => 2, backoff => '20 ms')");
+$pg->wait_ok("SELECT state = 'running' AND partitions = 2 FROM inbox.subscription_status WHERE subscription = 'app'", 'a subscription of another role');
+$pg->sql("SELECT outbox.publish('$topic', v, v) FROM unnest(ARRAY['plain', 'again', 'out', 'forbidden']) v");
+$pg->wait_ok("SELECT count(*) = 4 FROM app.done", 'what it may it does');
+$pg->wait_ok("SELECT count(*) = 2 FROM inbox.dead_letter WHERE subscription = 'app'", 'what it may not it does not');
+is($pg->sql(q{SELECT string_agg(format('%s %s %s', value, who, deferred), ', ' ORDER BY value, deferred) FROM app.done}),
+	'again app f, again app t, plain app f, plain app t', 'all with its own rights, deferred triggers too');
+is($pg->sql(q{SELECT string_agg(error, ', ' ORDER BY message_id) FROM inbox.dead_letter WHERE subscription = 'app' AND error LIKE 'permission denied%'}),
+	'permission denied for table effect', 'and no others');
+$pg->sql("SELECT inbox.unsubscribe('app')");
+$pg->wait_ok("SELECT count(*) >= 4 FROM effect WHERE value IN ('plain', 'out')", 'the others have had them');
+
 # --- blocked -------------------------------------------------------------------------------
 $pg->sql(q{SELECT inbox.alter_subscription(s, on_error => 'block', max_attempts => 1) FROM unnest(ARRAY['one', 'many']) s});
 $pg->sql("INSERT INTO broken VALUES ('e1', 1000000)");
