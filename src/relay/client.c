@@ -545,8 +545,8 @@ state_with_client(Relay *relay, const OutboxTransportStatus *status)
 }
 
 /*
- * Was the clock set back?  A library's threads may sleep until a time of day, as
- * librdkafka's do before they connect again, and would sleep for longer by that.
+ * Was the clock set back?  A client library's threads may sleep until a time of
+ * day before they connect again, and would sleep for longer by that.
  */
 static bool
 clock_was_set_back(Relay *relay)
