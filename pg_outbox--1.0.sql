@@ -750,11 +750,12 @@ CREATE FUNCTION inbox.require_preload() RETURNS void
 COMMENT ON FUNCTION inbox.require_preload() IS
 	'internal: raises where the server has not loaded the library';
 
--- Whom a function with the definer's rights was called by.
-CREATE FUNCTION inbox.caller() RETURNS name LANGUAGE sql STABLE
-	SET search_path = pg_catalog, pg_temp AS $$
-	SELECT CASE current_setting('role') WHEN 'none' THEN session_user ELSE current_setting('role')::name END;
-$$;
+-- What changes the inbox's tables has two halves: one that is called, which notes by
+-- whom, and one with the rights that it needs (definer_...), which nobody else may
+-- call.  The handler of a subscription runs with its owner's rights, so the owner
+-- must be who called, whoever's session it is; see src/inbox/caller.c.
+CREATE FUNCTION inbox.caller() RETURNS name
+	AS 'MODULE_PATHNAME', 'inbox_caller' LANGUAGE C VOLATILE PARALLEL UNSAFE;
 COMMENT ON FUNCTION inbox.caller() IS
 	'internal: the role that called';
 
@@ -829,11 +830,11 @@ COMMENT ON FUNCTION inbox.check_subscription(inbox.subscription) IS
 --   timeout       of a handler; 0: none
 -- Errors: there is such a subscription; no such server or handler, or no right to use
 -- it; a parameter out of bounds.
-CREATE FUNCTION inbox.subscribe(name name, server name, topic text, handler regprocedure,
-	start text DEFAULT 'latest', batch_size int DEFAULT 1000, max_attempts int DEFAULT 10,
-	backoff interval DEFAULT '1s', on_error text DEFAULT 'dead_letter',
-	dedup_by text DEFAULT 'message_id', dedup_ttl interval DEFAULT '7 days',
-	group_id text DEFAULT NULL, on_gap text DEFAULT 'stop', timeout interval DEFAULT '0')
+CREATE FUNCTION inbox.definer_subscribe(name name, server name, topic text, handler regprocedure,
+	start text, batch_size int, max_attempts int,
+	backoff interval, on_error text,
+	dedup_by text, dedup_ttl interval,
+	group_id text, on_gap text, timeout interval)
 	RETURNS void LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
 	s inbox.subscription;
@@ -846,7 +847,7 @@ BEGIN
 	s.server := server;
 	s.topics := topic;
 	s.handler := handler::text;
-	s.owner := inbox.caller()::text::regrole;
+	s.owner := (SELECT oid FROM pg_roles WHERE rolname = inbox.caller());
 	s.start := start;
 	s.started := false;
 	s.paused := false;
@@ -870,6 +871,15 @@ BEGIN
 	END IF;
 END
 $$;
+COMMENT ON FUNCTION inbox.definer_subscribe(name, name, text, regprocedure, text, int, int, interval, text, text, interval, text, text, interval) IS
+	'internal: subscribe() with the rights that it needs';
+CREATE FUNCTION inbox.subscribe(name name, server name, topic text, handler regprocedure,
+	start text DEFAULT 'latest', batch_size int DEFAULT 1000, max_attempts int DEFAULT 10,
+	backoff interval DEFAULT '1s', on_error text DEFAULT 'dead_letter',
+	dedup_by text DEFAULT 'message_id', dedup_ttl interval DEFAULT '7 days',
+	group_id text DEFAULT NULL, on_gap text DEFAULT 'stop', timeout interval DEFAULT '0')
+	RETURNS void
+	AS 'MODULE_PATHNAME', 'inbox_as_caller' LANGUAGE C VOLATILE PARALLEL UNSAFE;
 COMMENT ON FUNCTION inbox.subscribe(name, name, text, regprocedure, text, int, int, interval, text, text,
 	interval, text, text, interval) IS
 	'has a handler called for the messages of topics';
@@ -898,41 +908,56 @@ COMMENT ON FUNCTION inbox.own_subscription(name, boolean) IS
 
 -- inbox.unsubscribe(name): ends it; where it stood and what waits is forgotten, dead
 -- letters stay.
-CREATE FUNCTION inbox.unsubscribe(name name) RETURNS void LANGUAGE plpgsql STRICT
+CREATE FUNCTION inbox.definer_unsubscribe(name name) RETURNS void LANGUAGE plpgsql STRICT
 	SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
 	PERFORM inbox.own_subscription(name);
-	DELETE FROM inbox.subscription s WHERE s.name = unsubscribe.name;
+	DELETE FROM inbox.subscription s WHERE s.name = definer_unsubscribe.name;
 END
 $$;
+COMMENT ON FUNCTION inbox.definer_unsubscribe(name) IS
+	'internal: unsubscribe() with the rights that it needs';
+CREATE FUNCTION inbox.unsubscribe(name name)
+	RETURNS void
+	AS 'MODULE_PATHNAME', 'inbox_as_caller' LANGUAGE C STRICT VOLATILE PARALLEL UNSAFE;
 COMMENT ON FUNCTION inbox.unsubscribe(name) IS
 	'ends a subscription, and forgets where it stood and what waits';
 
-CREATE FUNCTION inbox.pause(name name) RETURNS void LANGUAGE plpgsql STRICT
+CREATE FUNCTION inbox.definer_pause(name name) RETURNS void LANGUAGE plpgsql STRICT
 	SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
 	PERFORM inbox.own_subscription(name);
-	UPDATE inbox.subscription s SET paused = true WHERE s.name = pause.name;
+	UPDATE inbox.subscription s SET paused = true WHERE s.name = definer_pause.name;
 END
 $$;
+COMMENT ON FUNCTION inbox.definer_pause(name) IS
+	'internal: pause() with the rights that it needs';
+CREATE FUNCTION inbox.pause(name name)
+	RETURNS void
+	AS 'MODULE_PATHNAME', 'inbox_as_caller' LANGUAGE C STRICT VOLATILE PARALLEL UNSAFE;
 COMMENT ON FUNCTION inbox.pause(name) IS 'stops consuming until inbox.resume()';
 
-CREATE FUNCTION inbox.resume(name name) RETURNS void LANGUAGE plpgsql STRICT
+CREATE FUNCTION inbox.definer_resume(name name) RETURNS void LANGUAGE plpgsql STRICT
 	SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
 	PERFORM inbox.own_subscription(name);
-	UPDATE inbox.subscription s SET paused = false WHERE s.name = resume.name;
+	UPDATE inbox.subscription s SET paused = false WHERE s.name = definer_resume.name;
 END
 $$;
+COMMENT ON FUNCTION inbox.definer_resume(name) IS
+	'internal: resume() with the rights that it needs';
+CREATE FUNCTION inbox.resume(name name)
+	RETURNS void
+	AS 'MODULE_PATHNAME', 'inbox_as_caller' LANGUAGE C STRICT VOLATILE PARALLEL UNSAFE;
 COMMENT ON FUNCTION inbox.resume(name) IS 'goes on after inbox.pause()';
 
 -- inbox.alter_subscription(name, ...): what is not null is changed; the rest as of
 -- inbox.subscribe().  For its owner only, which it keeps.
-CREATE FUNCTION inbox.alter_subscription(name name, topic text DEFAULT NULL,
-	handler regprocedure DEFAULT NULL, server name DEFAULT NULL, batch_size int DEFAULT NULL,
-	max_attempts int DEFAULT NULL, backoff interval DEFAULT NULL, on_error text DEFAULT NULL,
-	dedup_by text DEFAULT NULL, dedup_ttl interval DEFAULT NULL, on_gap text DEFAULT NULL,
-	timeout interval DEFAULT NULL)
+CREATE FUNCTION inbox.definer_alter_subscription(name name, topic text,
+	handler regprocedure, server name, batch_size int,
+	max_attempts int, backoff interval, on_error text,
+	dedup_by text, dedup_ttl interval, on_gap text,
+	timeout interval)
 	RETURNS void LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
 	s inbox.subscription := inbox.own_subscription(name, or_admin => false);
@@ -952,16 +977,25 @@ BEGIN
 	UPDATE inbox.subscription t SET topics = s.topics, handler = s.handler, server = s.server,
 		batch_size = s.batch_size, max_attempts = s.max_attempts, backoff = s.backoff, on_error = s.on_error,
 		dedup_by = s.dedup_by, dedup_ttl = s.dedup_ttl, on_gap = s.on_gap, timeout = s.timeout
-		WHERE t.name = alter_subscription.name;
+		WHERE t.name = definer_alter_subscription.name;
 END
 $$;
+COMMENT ON FUNCTION inbox.definer_alter_subscription(name, text, regprocedure, name, int, int, interval, text, text, interval, text, interval) IS
+	'internal: alter_subscription() with the rights that it needs';
+CREATE FUNCTION inbox.alter_subscription(name name, topic text DEFAULT NULL,
+	handler regprocedure DEFAULT NULL, server name DEFAULT NULL, batch_size int DEFAULT NULL,
+	max_attempts int DEFAULT NULL, backoff interval DEFAULT NULL, on_error text DEFAULT NULL,
+	dedup_by text DEFAULT NULL, dedup_ttl interval DEFAULT NULL, on_gap text DEFAULT NULL,
+	timeout interval DEFAULT NULL)
+	RETURNS void
+	AS 'MODULE_PATHNAME', 'inbox_as_caller' LANGUAGE C VOLATILE PARALLEL UNSAFE;
 COMMENT ON FUNCTION inbox.alter_subscription(name, text, regprocedure, name, int, int, interval, text, text,
 	interval, text, interval) IS
 	'changes what is not null of a subscription';
 
 -- inbox.seek(name, start): goes on from another place: latest, earliest or a time.
 -- What has been marked as seen has no second effect.
-CREATE FUNCTION inbox.seek(name name, start text) RETURNS void LANGUAGE plpgsql STRICT
+CREATE FUNCTION inbox.definer_seek(name name, start text) RETURNS void LANGUAGE plpgsql STRICT
 	SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
 	s inbox.subscription := inbox.own_subscription(name);
@@ -971,11 +1005,16 @@ BEGIN
 	IF start NOT IN ('latest', 'earliest') THEN
 		s.start := start::timestamptz::text;
 	END IF;
-	DELETE FROM inbox.position p WHERE p.subscription = seek.name;
+	DELETE FROM inbox.position p WHERE p.subscription = definer_seek.name;
 	UPDATE inbox.subscription t SET start = s.start, started = false, generation = t.generation + 1
-		WHERE t.name = seek.name;
+		WHERE t.name = definer_seek.name;
 END
 $$;
+COMMENT ON FUNCTION inbox.definer_seek(name, text) IS
+	'internal: seek() with the rights that it needs';
+CREATE FUNCTION inbox.seek(name name, start text)
+	RETURNS void
+	AS 'MODULE_PATHNAME', 'inbox_as_caller' LANGUAGE C STRICT VOLATILE PARALLEL UNSAFE;
 COMMENT ON FUNCTION inbox.seek(name, text) IS
 	'has a subscription go on from another place';
 
@@ -987,14 +1026,14 @@ COMMENT ON FUNCTION inbox.seek(name, text) IS
 --   name          of the subscription
 --   message_ids   which; null: all of them
 -- Result: how many.
-CREATE FUNCTION inbox.redrive(name name, message_ids text[] DEFAULT NULL) RETURNS bigint LANGUAGE plpgsql
+CREATE FUNCTION inbox.definer_redrive(name name, message_ids text[]) RETURNS bigint LANGUAGE plpgsql
 	SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
 	n bigint;
 BEGIN
 	PERFORM inbox.own_subscription(name);
 	WITH moved AS (
-		DELETE FROM inbox.dead_letter d WHERE d.subscription = redrive.name
+		DELETE FROM inbox.dead_letter d WHERE d.subscription = definer_redrive.name
 			AND (message_ids IS NULL OR d.message_id = ANY (message_ids)) RETURNING d.*)
 	INSERT INTO inbox.waiting (subscription, topic, partition, "offset", message_id, key, headers, payload,
 			"timestamp", attempts, due)
@@ -1004,9 +1043,14 @@ BEGIN
 	RETURN n;
 END
 $$;
+COMMENT ON FUNCTION inbox.definer_redrive(name, text[]) IS
+	'internal: redrive() with the rights that it needs';
+CREATE FUNCTION inbox.redrive(name name, message_ids text[] DEFAULT NULL)
+	RETURNS bigint
+	AS 'MODULE_PATHNAME', 'inbox_as_caller' LANGUAGE C VOLATILE PARALLEL UNSAFE;
 COMMENT ON FUNCTION inbox.redrive(name, text[]) IS 'has dead letters handled once more';
 
-CREATE FUNCTION inbox.discard(name name, message_ids text[] DEFAULT NULL) RETURNS bigint LANGUAGE plpgsql
+CREATE FUNCTION inbox.definer_discard(name name, message_ids text[]) RETURNS bigint LANGUAGE plpgsql
 	SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
 	n bigint;
@@ -1014,12 +1058,17 @@ BEGIN
 	IF NOT pg_has_role(inbox.caller(), 'outbox_admin', 'USAGE') THEN
 		PERFORM inbox.own_subscription(name);
 	END IF;
-	DELETE FROM inbox.dead_letter d WHERE d.subscription = discard.name
+	DELETE FROM inbox.dead_letter d WHERE d.subscription = definer_discard.name
 		AND (message_ids IS NULL OR d.message_id = ANY (message_ids));
 	GET DIAGNOSTICS n = ROW_COUNT;
 	RETURN n;
 END
 $$;
+COMMENT ON FUNCTION inbox.definer_discard(name, text[]) IS
+	'internal: discard() with the rights that it needs';
+CREATE FUNCTION inbox.discard(name name, message_ids text[] DEFAULT NULL)
+	RETURNS bigint
+	AS 'MODULE_PATHNAME', 'inbox_as_caller' LANGUAGE C VOLATILE PARALLEL UNSAFE;
 COMMENT ON FUNCTION inbox.discard(name, text[]) IS 'forgets dead letters';
 
 -- ---------------------------------------------------------------------------

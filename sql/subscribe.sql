@@ -88,6 +88,20 @@ SELECT inbox.alter_subscription('t', batch_size => 1);
 SELECT subscription FROM inbox.subscription_status ORDER BY 1;
 SELECT inbox.unsubscribe('t');
 RESET ROLE;
+-- through somebody's function it is his, whoever's session it is
+CREATE FUNCTION trap() RETURNS void LANGUAGE sql SECURITY DEFINER AS
+	$$ SELECT inbox.subscribe('trap', 'broker', 'orders', 'public.handle(inbox.message)') $$;
+ALTER FUNCTION trap() OWNER TO test_consumer;
+SELECT trap();
+SELECT owner FROM inbox.subscription WHERE name = 'trap';
+CREATE OR REPLACE FUNCTION trap() RETURNS void LANGUAGE sql SECURITY DEFINER AS $$ SELECT inbox.pause('s') $$;
+SELECT trap();
+SELECT inbox.unsubscribe('trap');
+DROP FUNCTION trap();
+SET ROLE test_consumer;
+SELECT inbox.definer_pause('s');
+SELECT inbox.caller();
+RESET ROLE;
 SELECT inbox.unsubscribe('s'), inbox.unsubscribe('many');
 SELECT count(*) FROM inbox.subscription;
 DROP OWNED BY test_consumer;

@@ -130,6 +130,8 @@ BEGIN
 	ELSIF inbox.payload_text(m) = 'out' THEN
 		RESET ROLE;
 		SET SESSION AUTHORIZATION DEFAULT;
+	ELSIF inbox.payload_text(m) = 'plain' THEN
+		PERFORM inbox.subscribe('from a handler', 'events', 'nothing', 'app.handle(inbox.message)');
 	ELSIF inbox.payload_text(m) = 'forbidden' THEN
 		DELETE FROM public.effect;
 	END IF;
@@ -145,7 +147,8 @@ is($pg->sql(q{SELECT string_agg(format('%s %s %s', value, who, deferred), ', ' O
 	'again app f, again app t, plain app f, plain app t', 'all with its own rights, deferred triggers too');
 is($pg->sql(q{SELECT string_agg(error, ', ' ORDER BY message_id) FROM inbox.dead_letter WHERE subscription = 'app' AND error LIKE 'permission denied%'}),
 	'permission denied for table effect', 'and no others');
-$pg->sql("SELECT inbox.unsubscribe('app')");
+is($pg->sql("SELECT owner FROM inbox.subscription WHERE name = 'from a handler'"), 'app', 'what it subscribes is its own');
+$pg->sql("SELECT inbox.unsubscribe('app'), inbox.unsubscribe('from a handler')");
 $pg->wait_ok("SELECT count(*) >= 4 FROM effect WHERE value IN ('plain', 'out')", 'the others have had them');
 
 # --- blocked -------------------------------------------------------------------------------
