@@ -41,21 +41,23 @@ PG_FUNCTION_INFO_V1(inbox_expire);
 static uint64
 expire(int64 max, TimestampTz from, TimestampTz *last)
 {
-	Oid			types[] = {INT8OID, TIMESTAMPTZOID};
-	Datum		values[] = {Int64GetDatum(max), TimestampTzGetDatum(from)};
+	Oid			types[] = {INT8OID, TIMESTAMPTZOID, TIMESTAMPTZOID};
+	/* now: as a value, since a search in an index can't end at a volatile function */
+	Datum		values[] = {Int64GetDatum(max), TimestampTzGetDatum(from),
+	TimestampTzGetDatum(GetCurrentTimestamp())};
 	bool		isnull;
 	uint64		n;
 	Datum		datum;
 
 	SPI_connect();
 	if (SPI_execute_with_args("WITH expired AS MATERIALIZED (SELECT s.ctid AS row, s.expires_at FROM inbox.seen s"
-							  " WHERE s.expires_at OPERATOR(pg_catalog.<=) pg_catalog.clock_timestamp()"
+							  " WHERE s.expires_at OPERATOR(pg_catalog.<=) $3"
 							  " AND s.expires_at OPERATOR(pg_catalog.>=) $2"
 							  " ORDER BY s.expires_at LIMIT $1 FOR UPDATE SKIP LOCKED),"
 							  " removed AS (DELETE FROM inbox.seen s USING expired e"
 							  " WHERE s.ctid OPERATOR(pg_catalog.=) e.row RETURNING s.expires_at)"
 							  " SELECT pg_catalog.count(*), pg_catalog.max(expires_at) FROM removed",
-							  2, types, values, NULL, false, 0) != SPI_OK_SELECT ||
+							  3, types, values, NULL, false, 0) != SPI_OK_SELECT ||
 		SPI_processed != 1)
 		elog(ERROR, "could not remove marks from inbox.seen");
 	n = DatumGetInt64(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &isnull));

@@ -9,6 +9,7 @@ use Bench::Publish;
 use Bench::Relay;
 use Bench::Log;
 use Bench::Inbox;
+use Bench::Subscription;
 
 $| = 1;
 my $quick = $ENV{BENCH_QUICK};
@@ -28,8 +29,10 @@ my %parts = (
 	accept_batch => \&Bench::Inbox::accept_batch,
 	redis => \&Bench::Inbox::redis,
 	marks => \&Bench::Inbox::live_marks,
-	expiry => \&Bench::Inbox::expiry);
-my @all = qw(publish relayed payload bulk latency idle space drain once accept accept_batch redis marks expiry drain10m);
+	expiry => \&Bench::Inbox::expiry,
+	consume => \&Bench::Subscription::drain,
+	effect => \&Bench::Subscription::latency);
+my @all = qw(publish relayed payload bulk latency idle space drain once accept accept_batch consume effect redis marks expiry drain10m);
 my %asked = map { $_ => 1 } split ' ', $ENV{BENCH} || '';
 
 for (keys %asked)

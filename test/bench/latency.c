@@ -1,16 +1,20 @@
 /*-------------------------------------------------------------------------
  *
  * latency.c
- *	  From the begin of a publishing transaction to the consumer.
+ *	  From the begin of a publishing transaction to the consumer, or from the
+ *	  producer to the effect of a subscription.
  *
  *	bench_latency pg CONNINFO BOOTSTRAP TOPIC RATE SECONDS PAYLOAD_FILE
  *	bench_latency kafka '' BOOTSTRAP TOPIC RATE SECONDS PAYLOAD_FILE
+ *	bench_latency inbox CONNINFO BOOTSTRAP TOPIC RATE SECONDS PAYLOAD_FILE
  *
  * pg: connections publish, each in BEGIN, SELECT outbox.publish(...), COMMIT;
  * the time just before BEGIN is sent travels as the key.  kafka: a producer
  * with the relay's properties sends the same records itself, which is the
  * floor that no relay gets below.  Either way a consumer in this process reads
- * the topic and takes the difference, so that one clock is used.
+ * the topic and takes the difference, so that one clock is used.  inbox: a
+ * producer sends as well, and the consumer is a session that listens on the
+ * channel effect, where a subscription's handler notifies of the key.
  *
  * Messages are due at times that don't depend on how earlier ones fared; one
  * connection's transaction that takes long delays its next one, but not that
@@ -23,6 +27,7 @@
  *-------------------------------------------------------------------------
  */
 #include <inttypes.h>
+#include <poll.h>
 #include <pthread.h>
 #include <stdatomic.h>
 #include <stdbool.h>
@@ -84,11 +89,33 @@ sleep_until(int64_t us)
 
 /* --- consuming ------------------------------------------------------------ */
 
+/* A message has come, whose key says when it was begun. */
+static void
+count(const char *key)
+{
+	int64_t		begun = strtoll(key, NULL, 10);
+
+	nread++;
+	if (begun >= started + WARM_UP_US)
+		samples[nsamples++] = now_us() - begun;
+}
+
+/* Nothing has come since: is that too long? */
+static void
+check_patience(int64_t last)
+{
+	char		text[64];
+
+	if (now_us() - last <= LAST_WAIT_US)
+		return;
+	snprintf(text, sizeof(text), "%ld of %ld messages have come", nread, (long) sent);
+	bench_fail("consumer", text);
+}
+
 static void
 take(const rd_kafka_message_t *m)
 {
 	char		key[32] = "";
-	int64_t		begun;
 
 	if (m->err)
 	{
@@ -96,10 +123,7 @@ take(const rd_kafka_message_t *m)
 		return;
 	}
 	memcpy(key, m->key, m->key_len < sizeof(key) ? m->key_len : sizeof(key) - 1);
-	begun = strtoll(key, NULL, 10);
-	nread++;
-	if (begun >= started + WARM_UP_US)
-		samples[nsamples++] = now_us() - begun;
+	count(key);
 }
 
 static void *
@@ -141,24 +165,54 @@ consume(void *arg)
 		}
 		if (m != NULL || !all_sent)
 			last = now_us();
-		else if (now_us() - last > LAST_WAIT_US)
-		{
-			snprintf(errstr, sizeof(errstr), "%ld of %ld messages have come", nread, (long) sent);
-			bench_fail("consumer", errstr);
-		}
+		else
+			check_patience(last);
 	}
 	return NULL;
 }
-
-/* --- publishing ------------------------------------------------------------- */
 
 static void
 execute(PGconn *conn, PGresult *result, ExecStatusType expected)
 {
 	if (PQresultStatus(result) != expected)
-		bench_fail("publish", PQerrorMessage(conn));
+		bench_fail("statement", PQerrorMessage(conn));
 	PQclear(result);
 }
+
+static void *
+listen_to_effects(void *arg)
+{
+	PGconn	   *conn = PQconnectdb(conninfo);
+	int64_t		last = 0;
+
+	if (PQstatus(conn) != CONNECTION_OK)
+		bench_fail("connection", PQerrorMessage(conn));
+	execute(conn, PQexec(conn, "LISTEN effect"), PGRES_COMMAND_OK);
+	consumer_ready = true;
+	while (!all_sent || nread < sent)
+	{
+		struct pollfd socket = {.fd = PQsocket(conn), .events = POLLIN};
+		PGnotify   *notification;
+
+		(void) poll(&socket, 1, 100);
+		if (!PQconsumeInput(conn))
+			bench_fail("connection", PQerrorMessage(conn));
+		if (!all_sent)
+			last = now_us();
+		while ((notification = PQnotifies(conn)) != NULL)
+		{
+			count(notification->extra);
+			last = now_us();
+			PQfreemem(notification);
+		}
+		if (all_sent)
+			check_patience(last);
+	}
+	PQfinish(conn);
+	return NULL;
+}
+
+/* --- publishing ------------------------------------------------------------- */
 
 static void
 publish_one(PGconn *conn)
@@ -237,14 +291,18 @@ produce_all(void)
 	for (double due = started; due < started + seconds * 1e6; due += 1e6 / rate)
 	{
 		char		key[32];
+		char		id[64];
+		int64_t		now;
 
 		sleep_until((int64_t) due);
-		snprintf(key, sizeof(key), "%" PRId64, now_us());
+		now = now_us();
+		snprintf(key, sizeof(key), "%" PRId64, now);
+		snprintf(id, sizeof(id), "4bf92f35-77b3-8da6-a3ce-%012" PRIx64, now);
 		if (rd_kafka_producev(rk, RD_KAFKA_V_TOPIC(topic),
 							  RD_KAFKA_V_MSGFLAGS(RD_KAFKA_MSG_F_COPY),
 							  RD_KAFKA_V_KEY(key, strlen(key)),
 							  RD_KAFKA_V_VALUE(payload, payload_len),
-							  RD_KAFKA_V_HEADER("message-id", "4bf92f35-77b3-8da6-a3ce-929d0e0e4736", 36),
+							  RD_KAFKA_V_HEADER("message-id", id, strlen(id)),
 							  RD_KAFKA_V_END))
 			bench_fail("produce", "refused");
 		sent++;
@@ -281,7 +339,7 @@ main(int argc, char **argv)
 	FILE	   *f;
 
 	if (argc != 8)
-		bench_fail("usage", "bench_latency pg|kafka CONNINFO BOOTSTRAP TOPIC RATE SECONDS PAYLOAD_FILE");
+		bench_fail("usage", "bench_latency pg|kafka|inbox CONNINFO BOOTSTRAP TOPIC RATE SECONDS PAYLOAD_FILE");
 	conninfo = argv[2];
 	bootstrap = argv[3];
 	topic = argv[4];
@@ -295,7 +353,8 @@ main(int argc, char **argv)
 	samples = malloc(sizeof(int64_t) * (size_t) (rate * (seconds + 1) + MAX_CONNECTIONS));
 
 	started = now_us() + 3600 * 1000000LL;
-	if (pthread_create(&consumer, NULL, consume, NULL))
+	if (pthread_create(&consumer, NULL,
+					   strcmp(argv[1], "inbox") == 0 ? listen_to_effects : consume, NULL))
 		bench_fail("thread", "can't be started");
 	while (!consumer_ready)
 		sleep_until(now_us() + 1000);
