@@ -1,7 +1,7 @@
 # Helper programs of tests and demo: plain C, librdkafka, no PostgreSQL.
 
 OUT ?= build
-PROGRAMS = $(addprefix $(OUT)/, mock_broker kafka_admin judge_consume \
+PROGRAMS = $(addprefix $(OUT)/, mock_broker kafka_admin kafka_produce judge_consume \
 	kafka_driver fault_proxy)
 CLOCK = $(OUT)/fault_clock.so
 CFLAGS ?= -O2 -g
@@ -11,6 +11,8 @@ all: $(PROGRAMS) $(CLOCK)
 
 $(OUT)/mock_broker: test/support/mock_broker.c
 $(OUT)/kafka_admin: test/support/kafka_admin.c
+$(OUT)/kafka_produce: test/support/kafka_produce.c
+$(OUT)/kafka_produce: CPPFLAGS += -D_GNU_SOURCE
 $(OUT)/judge_consume: test/judge/judge_consume.c
 $(OUT)/fault_proxy: test/faults/proxy.c
 $(OUT)/fault_proxy: CPPFLAGS += -D_GNU_SOURCE

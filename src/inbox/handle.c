@@ -299,13 +299,17 @@ handle_with_care(InboxWorker *worker, Batch *batch, int first, int end)
 	}
 }
 
-/* The transaction; false: another worker has moved a place meanwhile. */
+/*
+ * The transaction, which may have begun; false: another worker has moved a place
+ * meanwhile.
+ */
 static bool
 handle_in_transaction(InboxWorker *worker, Batch *batch, const int64 *next, bool carefully)
 {
 	MemoryContext context = CurrentMemoryContext;
 
-	StartTransactionCommand();
+	if (!IsTransactionState())
+		StartTransactionCommand();
 	MemoryContextSwitchTo(context);
 	PushActiveSnapshot(GetTransactionSnapshot());
 	if (!inbox_places_advance(worker, next))
@@ -365,6 +369,7 @@ try_all(InboxWorker *worker, Batch *batch, const int64 *next, bool *ours)
 void
 inbox_handle_batch(InboxWorker *worker, const OutboxIncoming *incoming, int n)
 {
+	MemoryContext context = CurrentMemoryContext;
 	Batch		batch = {{{0}}};
 	int			npartitions = list_length(worker->partitions);
 	int64	   *next = palloc(npartitions * sizeof(int64));
@@ -372,6 +377,9 @@ inbox_handle_batch(InboxWorker *worker, const OutboxIncoming *incoming, int n)
 
 	memset(next, -1, npartitions * sizeof(int64));
 	batch.messages = palloc0(n * sizeof(InboxMessage));
+	/* text of other encodings, and hashes, can't be had outside of one */
+	StartTransactionCommand();
+	MemoryContextSwitchTo(context);
 	for (int i = 0; i < n; i++)
 	{
 		InboxPartition *partition = inbox_partition_find(worker, incoming[i].topic,
@@ -385,7 +393,11 @@ inbox_handle_batch(InboxWorker *worker, const OutboxIncoming *incoming, int n)
 				next[j] = incoming[i].offset + 1;
 	}
 	if (batch.n == 0)
+	{
+		CommitTransactionCommand();
+		MemoryContextSwitchTo(context);
 		return;
+	}
 	if (!try_all(worker, &batch, next, &ours))
 		ours = handle_in_transaction(worker, &batch, next, true);
 	if (!ours)

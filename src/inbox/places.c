@@ -35,8 +35,11 @@
 void
 inbox_partitions_assigned(InboxWorker *worker, const OutboxPlace *places, int n)
 {
-	MemoryContext old = MemoryContextSwitchTo(worker->context);
+	MemoryContext old = CurrentMemoryContext;
 
+	/* text of another encoding can't be had outside of one */
+	StartTransactionCommand();
+	MemoryContextSwitchTo(worker->context);
 	for (int i = 0; i < n; i++)
 	{
 		InboxPartition *partition = inbox_partition_find(worker, places[i].topic,
@@ -52,6 +55,7 @@ inbox_partitions_assigned(InboxWorker *worker, const OutboxPlace *places, int n)
 		partition->found = -1;
 		worker->partitions = lappend(worker->partitions, partition);
 	}
+	CommitTransactionCommand();
 	MemoryContextSwitchTo(old);
 	pg_atomic_write_u32(&worker->slot->partitions, list_length(worker->partitions));
 }

@@ -235,6 +235,29 @@ sub count
 	return $n;
 }
 
+sub _hex { my ($value) = @_; return defined $value ? unpack('H*', $value) : '\N' }
+
+# A message as a line of kafka_produce.
+sub produce_line
+{
+	my ($topic, %m) = @_;
+	return join("\t", $topic, $m{partition} // -1, $m{timestamp} // 0, _hex($m{key}), _hex($m{payload}),
+		map { $_->[0], _hex($_->[1]) } @{ $m{headers} || [] }) . "\n";
+}
+
+# Sends messages as any producer may: hashes of payload, key, headers ([name, value], ...),
+# partition (0), timestamp (ms since 1970); undef is none.
+sub produce
+{
+	my ($self, $topic, @messages) = @_;
+	my $lines = join '', map { produce_line($topic, partition => 0, %$_) } @messages;
+	my $err = '';
+	local $?;
+	IPC::Run::run([ "$build/kafka_produce", $self->admin_bootstrap ], '<', \$lines, '2>', \$err)
+	  or die "kafka_produce: $err";
+	return;
+}
+
 # Runs judge_consume; options as its own: n, committed, timeout, payload, out.
 sub consume_raw
 {

@@ -4,6 +4,7 @@
 #   test/support/deps.sh [what ...]       default: pg15 rdkafka kafka pgnext
 #
 #   pg15      PostgreSQL 15, its headers and test modules, a compiler
+#   plpython  PL/Python for PostgreSQL 15
 #   rdkafka   librdkafka's headers
 #   rdkafka-new   the newest librdkafka, built from Debian's source into the cache
 #   kafka     Java, and Apache Kafka's jars by Maven into the cache
@@ -74,6 +75,10 @@ need_pg15() {
 	no_main_cluster
 	install_packages postgresql-15 postgresql-server-dev-15 libipc-run-perl \
 		gcc make pkg-config libc6-dev perl procps util-linux
+}
+
+need_plpython() {
+	install_packages postgresql-plpython3-15
 }
 
 need_cc() {
@@ -154,7 +159,7 @@ need_analyze() {
 for what; do
 	case $what in
 		rdkafka-new) need_rdkafka_new ;;
-		pg15 | rdkafka | kafka | pgnext | kcat | redis | fuzz | coverage | valgrind | analyze | cc)
+		pg15 | plpython | rdkafka | kafka | pgnext | kcat | redis | fuzz | coverage | valgrind | analyze | cc)
 			"need_$what"
 			;;
 		*) echo "deps.sh: unknown: $what" >&2; exit 2 ;;

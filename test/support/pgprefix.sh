@@ -15,6 +15,8 @@ dir=$2
 
 bindir=$("$config" --bindir)
 stamp="$("$config" --version) $(stat -c '%Y %i' "$bindir/postgres")"
+# another package may have brought a language or an extension since
+stamp="$stamp $(stat -c '%Y' "$("$config" --pkglibdir)" "$("$config" --sharedir)/extension" | tr '\n' ' ')"
 
 # the longest directory that holds both programs and libraries
 root=$bindir
