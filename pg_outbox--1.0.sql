@@ -802,6 +802,19 @@ $$;
 COMMENT ON FUNCTION inbox.check_subscription(inbox.subscription) IS
 	'internal: raises where a subscription can''t be';
 
+-- A start as the worker and a restored dump read it, however the session writes times.
+CREATE FUNCTION inbox.start_text(start text) RETURNS text LANGUAGE plpgsql STRICT
+	SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+	IF start IN ('latest', 'earliest') THEN
+		RETURN start;
+	END IF;
+	RETURN to_jsonb(start::timestamptz)#>>'{}';
+END
+$$;
+COMMENT ON FUNCTION inbox.start_text(text) IS
+	'internal: a subscription''s start, a time in ISO''s format';
+
 -- inbox.subscribe(name, server, topic, handler, ...)
 --
 -- Consumes topics of a server from now on (once this commits), and calls a handler
@@ -862,9 +875,7 @@ BEGIN
 	s.timeout := timeout;
 	s.generation := 0;
 	PERFORM inbox.check_subscription(s);
-	IF start NOT IN ('latest', 'earliest') THEN
-		s.start := start::timestamptz::text;
-	END IF;
+	s.start := inbox.start_text(start);
 	INSERT INTO inbox.subscription VALUES (s.*) ON CONFLICT DO NOTHING;
 	IF NOT FOUND THEN
 		RAISE duplicate_object USING MESSAGE = format('subscription "%s" already exists', name);
@@ -1002,9 +1013,7 @@ DECLARE
 BEGIN
 	s.start := start;
 	PERFORM inbox.check_subscription(s);
-	IF start NOT IN ('latest', 'earliest') THEN
-		s.start := start::timestamptz::text;
-	END IF;
+	s.start := inbox.start_text(start);
 	DELETE FROM inbox.position p WHERE p.subscription = definer_seek.name;
 	UPDATE inbox.subscription t SET start = s.start, started = false, generation = t.generation + 1
 		WHERE t.name = definer_seek.name;

@@ -183,6 +183,7 @@ find_start(InboxWorker *worker, InboxPartition *partition)
 		time_ms = DatumGetTimestampTz(DirectFunctionCall3(timestamptz_in, CStringGetDatum(start),
 														  ObjectIdGetDatum(InvalidOid), Int32GetDatum(-1))) / 1000 +
 			(int64) (POSTGRES_EPOCH_JDATE - UNIX_EPOCH_JDATE) * SECS_PER_DAY * 1000;
+	time_ms = Max(time_ms, 0);
 	failure = worker->source->find(worker->client, partition->topic, partition->partition, from,
 								   time_ms, &offset, &error);
 	if (failure == OUTBOX_OK)

@@ -41,6 +41,8 @@
 #define LAG_EVERY_MS		1000
 #define MIN_BACK_OFF_MS		500
 #define MAX_BACK_OFF_MS		30000
+#define MAX_RETRY_MS		4000
+#define SETTLED_MS			2000
 #define CLOSE_TIMEOUT_MS	5000
 #define TELL_TIMEOUT_MS		2000
 
@@ -249,7 +251,7 @@ check_client(InboxWorker *worker)
 	}
 	foreach(lc, worker->partitions)
 		stopped = stopped || ((InboxPartition *) lfirst(lc))->stopped;
-	if (stopped || (status.nerrors > 0 && status.error.failure == OUTBOX_CONFIG && worker->partitions == NIL))
+	if (worker->failing || stopped || (status.nerrors > 0 && status.error.failure == OUTBOX_CONFIG && worker->partitions == NIL))
 		inbox_set_state(worker->slot, INBOX_STATE_ERROR);
 	else if (!status.connected || worker->partitions == NIL)
 		inbox_set_state(worker->slot, status.nerrors > 0 ? INBOX_STATE_RETRYING : INBOX_STATE_STARTING);
@@ -299,6 +301,7 @@ take_event(InboxWorker *worker)
 	{
 		case OUTBOX_SOURCE_MESSAGES:
 			inbox_handle_batch(worker, messages, n);
+			worker->failing = false;
 			inbox_places_tell(worker, 0);
 			return true;
 		case OUTBOX_SOURCE_ASSIGN:
@@ -353,6 +356,9 @@ turn(InboxWorker *worker)
 	}
 	if (worker->back_off_ms > 0 && ms_since(worker->failed_at) < worker->back_off_ms)
 		return worker->back_off_ms - ms_since(worker->failed_at);
+	/* what failed comes again at once; if not, it is over */
+	if (worker->failing && ms_since(worker->failed_at) > worker->back_off_ms + SETTLED_MS)
+		worker->failing = false;
 	if (worker->stale)
 		inbox_waiting_load(worker);
 	MemoryContextSwitchTo(worker->scratch);
@@ -363,7 +369,8 @@ turn(InboxWorker *worker)
 	placed = worker->client == NULL || inbox_partitions_place(worker);
 	more = retry_waiting(worker) || more;
 	check_client(worker);
-	worker->back_off_ms = worker->client == NULL ? worker->back_off_ms : 0;
+	if (worker->client != NULL && !worker->failing)
+		worker->back_off_ms = 0;
 	if (worker->client != NULL)
 		show_figures(worker);
 	MemoryContextSwitchTo(worker->context);
@@ -414,8 +421,10 @@ recover(InboxWorker *worker)
 	inbox_set_state(worker->slot, INBOX_STATE_ERROR);
 	FreeErrorData(edata);
 	inbox_partitions_unplace(worker);
-	worker->stale = true;
+	worker->stale = worker->failing = true;
 	back_off(worker);
+	/* a person may mend it any moment */
+	worker->back_off_ms = Min(worker->back_off_ms, MAX_RETRY_MS);
 	RESUME_INTERRUPTS();
 }
 

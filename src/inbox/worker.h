@@ -80,6 +80,8 @@ typedef struct InboxWorker
 	uint64		handled_then;
 	int			back_off_ms;
 	instr_time	failed_at;
+	bool		failing;		/* what raised an error has not been seen to go
+								 * well since */
 } InboxWorker;
 
 /* places.c */

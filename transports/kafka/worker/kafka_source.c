@@ -65,7 +65,11 @@ set_hint(OutboxConsumer *consumer, OutboxError *error, rd_kafka_resp_err_t err,
 			break;
 		case RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART:
 		case RD_KAFKA_RESP_ERR__UNKNOWN_TOPIC:
-			snprintf(error->hint, sizeof(error->hint), "Create %s.", quoted);
+			/* a pattern, as the library has it */
+			if (topic != NULL && topic[0] == '^')
+				snprintf(error->hint, sizeof(error->hint), "No topic matches the pattern yet.");
+			else
+				snprintf(error->hint, sizeof(error->hint), "Create %s.", quoted);
 			break;
 		case RD_KAFKA_RESP_ERR__UNKNOWN_PARTITION:
 			snprintf(error->hint, sizeof(error->hint),
