@@ -103,6 +103,35 @@ ROLLBACK;
 DROP VIEW looked_at;
 SELECT inbox.accept('young', 'a');
 
+-- many at a time: all new, some known, some twice, some expired
+SELECT cardinality(inbox.accept_batch('several', ARRAY(SELECT 'id ' || i FROM generate_series(1, 300) i)));
+SELECT cardinality(inbox.accept_batch('several', ARRAY(SELECT 'id ' || i FROM generate_series(1, 300) i)));
+SELECT inbox.accept_batch('several', ARRAY(SELECT 'id ' || i FROM generate_series(303, 290, -1) i) || ARRAY['id 301', '', 'id']);
+SELECT inbox.accept_batch('several', ARRAY(SELECT 'id ' || i FROM generate_series(303, 280, -1) i) || ARRAY['id 301', 'id', 'id 1', 'i']);
+SELECT cardinality(inbox.accept_batch('brief', ARRAY(SELECT repeat('x', i) FROM generate_series(1, 500) i), '1 microsecond'));
+SELECT cardinality(inbox.accept_batch('brief', ARRAY(SELECT repeat('x', i) FROM generate_series(1, 600) i)));
+SELECT consumer, count(*), count(DISTINCT message_id) FROM inbox.seen WHERE consumer IN ('several', 'brief') GROUP BY 1 ORDER BY 1;
+-- what fails in the midst of it is undone, and nothing else
+\c -
+BEGIN;
+CREATE INDEX fails ON inbox.seen ((1 / CASE WHEN message_id = 'f100' THEN 0 ELSE 1 END));
+CREATE TABLE tried (n int);
+DO $$
+BEGIN
+	INSERT INTO tried VALUES (1);
+	BEGIN
+		INSERT INTO tried VALUES (2);
+		PERFORM inbox.accept_batch('fails', ARRAY(SELECT 'f' || i FROM generate_series(80, 120) i));
+	EXCEPTION WHEN division_by_zero THEN
+		INSERT INTO tried VALUES (3);
+	END;
+	PERFORM inbox.accept_batch('fails', ARRAY(SELECT 'f' || i FROM generate_series(50, 90) i));
+END
+$$;
+SELECT * FROM tried;
+SELECT count(*), min(message_id), max(message_id) FROM inbox.seen WHERE consumer = 'fails';
+ROLLBACK;
+
 -- refused
 SELECT inbox.accept(NULL, 'a');
 SELECT inbox.accept('', 'a');

@@ -7,9 +7,6 @@
  * transaction, so it is there if and only if what was done on its word is.  Works
  * where the server has not loaded the library.
  *
- * A batch sets its marks in the order of their bytes, so that two batches never
- * wait for each other.
- *
  * Copyright (c) 2026, pg_outbox contributors
  *
  *-------------------------------------------------------------------------
@@ -33,14 +30,6 @@
 PG_FUNCTION_INFO_V1(inbox_accept);
 PG_FUNCTION_INFO_V1(inbox_accept_batch);
 PG_FUNCTION_INFO_V1(inbox_forget);
-
-/* An element of a batch. */
-typedef struct Candidate
-{
-	text	   *id;
-	int			place;			/* in the caller's array */
-	bool		is_new;
-} Candidate;
 
 static void
 check_may_write(const char *function)
@@ -141,39 +130,13 @@ inbox_forget(PG_FUNCTION_ARGS)
 	PG_RETURN_BOOL(found);
 }
 
-static int
-compare_bytes(const Candidate *a, const Candidate *b)
-{
-	int			a_length = VARSIZE_ANY_EXHDR(a->id);
-	int			b_length = VARSIZE_ANY_EXHDR(b->id);
-	int			order = memcmp(VARDATA_ANY(a->id), VARDATA_ANY(b->id), Min(a_length, b_length));
-
-	return order != 0 ? order : a_length - b_length;
-}
-
-/* By id; the same id in the order in which it was given. */
-static int
-by_id(const void *a, const void *b)
-{
-	int			order = compare_bytes(a, b);
-
-	return order != 0 ? order : ((const Candidate *) a)->place - ((const Candidate *) b)->place;
-}
-
-static int
-by_place(const void *a, const void *b)
-{
-	return ((const Candidate *) a)->place - ((const Candidate *) b)->place;
-}
-
 /* The elements of a text array, checked. */
-static Candidate *
-get_candidates(FunctionCallInfo fcinfo, int n, int *count)
+static Datum *
+get_ids(FunctionCallInfo fcinfo, int n, int *count)
 {
 	ArrayType  *array;
-	Datum	   *elements;
+	Datum	   *ids;
 	bool	   *nulls;
-	Candidate  *candidates;
 
 	if (PG_ARGISNULL(n))
 		ereport(ERROR,
@@ -184,8 +147,7 @@ get_candidates(FunctionCallInfo fcinfo, int n, int *count)
 		ereport(ERROR,
 				(errcode(ERRCODE_ARRAY_SUBSCRIPT_ERROR),
 				 errmsg("message_ids must have one dimension, not %d", ARR_NDIM(array))));
-	deconstruct_array(array, TEXTOID, -1, false, TYPALIGN_INT, &elements, &nulls, count);
-	candidates = palloc(Max(1, *count) * sizeof(Candidate));
+	deconstruct_array(array, TEXTOID, -1, false, TYPALIGN_INT, &ids, &nulls, count);
 	for (int i = 0; i < *count; i++)
 	{
 		if (nulls[i])
@@ -193,12 +155,10 @@ get_candidates(FunctionCallInfo fcinfo, int n, int *count)
 					(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
 					 errmsg("message_id must not be null"),
 					 errdetail("Element %d of message_ids is.", i + 1)));
-		candidates[i].id = DatumGetTextPP(elements[i]);
-		candidates[i].place = i;
-		candidates[i].is_new = false;
-		check_length("message_id", candidates[i].id, INBOX_MAX_MESSAGE_ID);
+		ids[i] = PointerGetDatum(DatumGetTextPP(ids[i]));
+		check_length("message_id", (text *) DatumGetPointer(ids[i]), INBOX_MAX_MESSAGE_ID);
 	}
-	return candidates;
+	return ids;
 }
 
 Datum
@@ -206,26 +166,21 @@ inbox_accept_batch(PG_FUNCTION_ARGS)
 {
 	text	   *consumer = get_name(fcinfo, 0, "consumer", INBOX_MAX_CONSUMER);
 	int			n;
-	Candidate  *candidates = get_candidates(fcinfo, 1, &n);
+	Datum	   *ids = get_ids(fcinfo, 1, &n);
 	int64		ttl_us = get_ttl(fcinfo, 2);
-	Datum	   *result;
+	bool	   *is_new = palloc(n * sizeof(bool));
 	int			nresult = 0;
 	InboxMarks *marks;
 
 	check_may_write("inbox.accept_batch()");
 	if (n == 0)
 		PG_RETURN_ARRAYTYPE_P(construct_empty_array(TEXTOID));
-	qsort(candidates, n, sizeof(Candidate), by_id);
 	marks = inbox_marks_open(ttl_us);
-	for (int i = 0; i < n; i++)
-		candidates[i].is_new = (i == 0 || compare_bytes(&candidates[i], &candidates[i - 1]) != 0) &&
-			inbox_mark_set(marks, PointerGetDatum(consumer), PointerGetDatum(candidates[i].id));
+	inbox_marks_set(marks, PointerGetDatum(consumer), ids, n, is_new);
 	inbox_marks_close(marks);
 
-	qsort(candidates, n, sizeof(Candidate), by_place);
-	result = palloc(n * sizeof(Datum));
 	for (int i = 0; i < n; i++)
-		if (candidates[i].is_new)
-			result[nresult++] = PointerGetDatum(candidates[i].id);
-	PG_RETURN_ARRAYTYPE_P(construct_array(result, nresult, TEXTOID, -1, false, TYPALIGN_INT));
+		if (is_new[i])
+			ids[nresult++] = ids[i];
+	PG_RETURN_ARRAYTYPE_P(construct_array(ids, nresult, TEXTOID, -1, false, TYPALIGN_INT));
 }

@@ -10,6 +10,10 @@
  * its end.  What is left out is all around it (a statement, its plan, rights,
  * triggers), so that a call costs what a bare INSERT does.
  *
+ * Many marks are cheaper: they are inserted together, in a subtransaction, and not
+ * speculatively.  Where one was there already, or is about to be, all of them are
+ * undone at once, before anybody is waited for, and set one by one.
+ *
  * An expired mark counts as absent: it is updated in place.  Of two who find it
  * expired, one updates it, and the other waits, sees that it was updated, and
  * looks again.
@@ -45,6 +49,7 @@
 #include "inbox/mark.h"
 #include "miscadmin.h"
 #include "storage/lmgr.h"
+#include "subtransaction.h"
 #include "utils/lsyscache.h"
 #include "utils/rel.h"
 #include "utils/snapmgr.h"
@@ -56,7 +61,10 @@
 #define SEEN_NCOLUMNS	3
 
 /* After one that was known, so many are looked up before they are inserted. */
-#define LOOK_FIRST		64
+#define LOOK_FIRST		256
+
+/* Fewer are not worth a subtransaction. */
+#define MIN_TOGETHER	16
 
 #define CLOCK_STEP_US	1000
 
@@ -70,6 +78,9 @@ struct InboxMarks
 	ResultRelInfo *result;
 	TupleTableSlot *mark;		/* to be set */
 	TupleTableSlot *found;		/* NULL: nothing was looked up so far */
+	TupleTableSlot **together;	/* to be set together */
+	int			ntogether;
+	TupleDesc	desc;			/* of both; NULL: they are not needed so far */
 	int			key;			/* number of the index of the primary key */
 	List	   *unique;			/* that index, as a list of oids */
 	TimestampTz now;
@@ -124,10 +135,21 @@ inbox_marks_close(InboxMarks *marks)
 	ExecDropSingleTupleTableSlot(marks->mark);
 	if (marks->found != NULL)
 		ExecDropSingleTupleTableSlot(marks->found);
+	for (int i = 0; i < marks->ntogether; i++)
+		ExecDropSingleTupleTableSlot(marks->together[i]);
 	ExecCloseIndices(marks->result);
 	FreeExecutorState(marks->estate);
 	table_close(marks->rel, NoLock);
 	pfree(marks);
+}
+
+/* A descriptor of our own: the relation's would be pinned for a subtransaction. */
+static TupleDesc
+own_desc(InboxMarks *marks)
+{
+	if (marks->desc == NULL)
+		marks->desc = CreateTupleDescCopy(RelationGetDescr(marks->rel));
+	return marks->desc;
 }
 
 static void
@@ -135,7 +157,7 @@ prepare_to_look(InboxMarks *marks)
 {
 	ResultRelInfo *result = marks->result;
 
-	marks->found = table_slot_create(marks->rel, NULL);
+	marks->found = MakeSingleTupleTableSlot(own_desc(marks), table_slot_callbacks(marks->rel));
 	BuildSpeculativeIndexInfo(result->ri_IndexRelationDescs[marks->key],
 							  result->ri_IndexRelationInfo[marks->key]);
 }
@@ -299,6 +321,83 @@ inbox_mark_set(InboxMarks *marks, Datum consumer, Datum message_id)
 		ExecClearTuple(marks->found);
 	ResetPerTupleExprContext(marks->estate);
 	return set;
+}
+
+/* Marks that are inserted together. */
+typedef struct Together
+{
+	InboxMarks *marks;
+	Datum		consumer;
+	const Datum *ids;
+	int			n;
+} Together;
+
+/* False: one of them is there, or somebody is about to set it. */
+static bool
+insert_together(void *arg)
+{
+	Together   *together = arg;
+	InboxMarks *marks = together->marks;
+	TupleTableSlot *mark = marks->mark;
+	MemoryContext context = MemoryContextSwitchTo(GetPerTupleMemoryContext(marks->estate));
+	Datum		expires_at = 0;
+	bool		conflict = false;
+
+	for (int i = 0; i < together->n; i++)
+	{
+		fill_mark(marks, together->consumer, together->ids[i]);
+		if (i == 0)
+		{
+			look_at_clock(marks);
+			expires_at = mark->tts_values[SEEN_EXPIRES_AT];
+		}
+		mark->tts_values[SEEN_EXPIRES_AT] = expires_at;
+		ExecStoreHeapTuple(heap_form_tuple(marks->desc, mark->tts_values, mark->tts_isnull),
+						   marks->together[i], true);
+	}
+	table_multi_insert(marks->rel, marks->together, together->n, GetCurrentCommandId(true), 0, NULL);
+	for (int i = 0; i < together->n && !conflict; i++)
+		list_free(outbox_insert_index_tuples(marks->result, marks->together[i], marks->estate, false,
+											 true, &conflict, marks->unique));
+	for (int i = 0; i < together->n; i++)
+		ExecClearTuple(marks->together[i]);
+	MemoryContextSwitchTo(context);
+	ResetPerTupleExprContext(marks->estate);
+	return !conflict;
+}
+
+static void
+prepare_together(InboxMarks *marks, int n)
+{
+	if (n <= marks->ntogether)
+		return;
+	marks->together = marks->together == NULL ? palloc(n * sizeof(TupleTableSlot *)) :
+		repalloc(marks->together, n * sizeof(TupleTableSlot *));
+	while (marks->ntogether < n)
+		marks->together[marks->ntogether++] = MakeSingleTupleTableSlot(own_desc(marks), &TTSOpsHeapTuple);
+}
+
+void
+inbox_marks_set_ordered(InboxMarks *marks, Datum consumer, const Datum *ids, int n, bool *set)
+{
+	Together	together = {marks, consumer, ids, n};
+	ErrorData  *error = NULL;
+
+	if (look_first == 0 && n >= MIN_TOGETHER)
+	{
+		CHECK_FOR_INTERRUPTS();
+		prepare_together(marks, n);
+		if (outbox_attempt(insert_together, &together, &error))
+		{
+			memset(set, true, n * sizeof(bool));
+			return;
+		}
+		if (error != NULL)
+			ReThrowError(error);
+		look_first = LOOK_FIRST;
+	}
+	for (int i = 0; i < n; i++)
+		set[i] = inbox_mark_set(marks, consumer, ids[i]);
 }
 
 /* The row that was found is of this command, which can't delete it. */

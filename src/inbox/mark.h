@@ -31,6 +31,16 @@ extern void inbox_marks_close(InboxMarks *marks);
  */
 extern bool inbox_mark_set(InboxMarks *marks, Datum consumer, Datum message_id);
 
+/*
+ * Mark several, of which each id is another one, in ascending order of their bytes.
+ * Not too many: all are undone, and set once more, when one was set.
+ */
+extern void inbox_marks_set_ordered(InboxMarks *marks, Datum consumer, const Datum *ids, int n,
+									bool *set);
+
+/* mark_many.c: any number in any order; of those with the same id the first is set. */
+extern void inbox_marks_set(InboxMarks *marks, Datum consumer, const Datum *ids, int n, bool *set);
+
 /* Remove a mark; false: there is none that counts. */
 extern bool inbox_mark_forget(InboxMarks *marks, Datum consumer, Datum message_id);
 

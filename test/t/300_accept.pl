@@ -128,6 +128,33 @@ cmp_ok($expired, '>', 0, 'nobody has removed them');
 is($pg->sql('SELECT inbox.expire()'), $expired, 'inbox.expire() does');
 is($pg->sql('SELECT count(*), count(DISTINCT message_id) FROM inbox.seen'), '400|400', 'and leaves the others');
 
+# --- many at a time ---------------------------------------------------------------------
+
+# Each batch by a new session, which takes its ids to be new until one is not: some are,
+# since all take them from one stretch that moves on.
+$pg->sql(<<'SQL');
+CREATE FUNCTION fresh(n int) RETURNS text[] LANGUAGE sql VOLATILE
+	RETURN ARRAY(SELECT 'longer ' || floor(extract(epoch FROM now()) * 1000 + random() * n * 4) FROM generate_series(1, n));
+SQL
+my $many = $pg->load(clients => 8, threads => 4, transactions => 40, arguments => [ '-C', '-M', 'simple' ], script => <<'END');
+\set kind random(1, 4)
+\if :kind = 1
+BEGIN;
+SELECT consume_batch(fresh(300), '1 day');
+ROLLBACK;
+\elif :kind = 2
+SELECT consume_batch(fresh(20), '1 day');
+\else
+SELECT consume_batch(fresh(300), '1 day');
+\endif
+END
+ok($many->finish, 'batches of many ids are over');
+cmp_ok($pg->sql(q{SELECT count(*) FROM effect WHERE id ~ '^longer'}), '>', 1000, 'many were new');
+is($pg->sql(q{SELECT count(*) FROM (SELECT id FROM effect WHERE id ~ '^longer' GROUP BY 1 HAVING count(*) > 1) t}),
+	0, 'no id twice');
+is($pg->sql('SELECT count(*) FROM torn'), 0, 'marks and effects are there together');
+unlike($pg->log_text, qr/deadlock detected/, 'no deadlock');
+
 # --- crashes ------------------------------------------------------------------------------
 
 for my $synchronous ('on', 'off')
