@@ -45,7 +45,6 @@
 #include "utils/jsonb.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
-#include "utils/resowner.h"
 #include "utils/snapmgr.h"
 #include "utils/syscache.h"
 #include "utils/timeout.h"
@@ -131,6 +130,26 @@ set_trace(const InboxMessage *message)
 	}
 }
 
+static void
+invoke(FunctionCallInfo call, int timeout_ms)
+{
+	if (timeout_ms == 0)
+	{
+		(void) FunctionCallInvoke(call);
+		return;
+	}
+	enable_timeout_after(STATEMENT_TIMEOUT, timeout_ms);
+	PG_TRY();
+	{
+		(void) FunctionCallInvoke(call);
+	}
+	PG_FINALLY();
+	{
+		disable_timeout(STATEMENT_TIMEOUT, false);
+	}
+	PG_END_TRY();
+}
+
 /* One call; an error while in_handler is set is the handler's. */
 static void
 call(InboxWorker *worker, InboxHandler *handler, Datum argument, const InboxMessage *traced)
@@ -145,14 +164,10 @@ call(InboxWorker *worker, InboxHandler *handler, Datum argument, const InboxMess
 		set_trace(traced);
 	SetUserIdAndSecContext(worker->subscription->owner, context | SECURITY_LOCAL_USERID_CHANGE);
 	worker->in_handler = true;
-	if (worker->subscription->timeout_ms > 0)
-		enable_timeout_after(STATEMENT_TIMEOUT, worker->subscription->timeout_ms);
 	InitFunctionCallInfoData(*call, &handler->function, 1, DEFAULT_COLLATION_OID, NULL, NULL);
 	call->args[0].value = argument;
 	call->args[0].isnull = false;
-	(void) FunctionCallInvoke(call);
-	if (worker->subscription->timeout_ms > 0)
-		disable_timeout(STATEMENT_TIMEOUT, false);
+	invoke(call, worker->subscription->timeout_ms);
 	worker->in_handler = false;
 	SetUserIdAndSecContext(userid, context);
 	AtEOXact_GUC(false, level);
@@ -197,74 +212,79 @@ inbox_commit_as_owner(InboxWorker *worker)
 	MemoryContextSwitchTo(context);
 }
 
-/* Handle a part of the batch, all of it or raise. */
-static void
-handle_part(InboxWorker *worker, Batch *batch, int first, int end)
+/* Leave out what has a mark, and mark the others; how many are left. */
+static int
+drop_seen(Batch *batch, InboxMessage **messages, int n)
 {
-	InboxMessage **new = palloc((end - first) * sizeof(InboxMessage *));
-	int			n = 0;
-	uint64		duplicates = 0;
+	Datum	   *ids = palloc(n * sizeof(Datum));
+	bool	   *is_new = palloc(n * sizeof(bool));
+	int			left = 0;
 
-	for (int i = first; i < end; i++)
+	for (int i = 0; i < n; i++)
+		ids[i] = messages[i]->id;
+	inbox_marks_set(batch->marks, batch->consumer, ids, n, is_new);
+	for (int i = 0; i < n; i++)
+		if (is_new[i])
+			messages[left++] = messages[i];
+	return left;
+}
+
+/* A part of the batch. */
+typedef struct Part
+{
+	InboxWorker *worker;
+	Batch	   *batch;
+	int			first;
+	int			end;
+} Part;
+
+/* Handle a part, all of it or raise. */
+static bool
+handle_part(void *arg)
+{
+	Part	   *part = arg;
+	InboxWorker *worker = part->worker;
+	Batch	   *batch = part->batch;
+	InboxMessage **messages = palloc((part->end - part->first) * sizeof(InboxMessage *));
+	int			came = 0;
+	int			n;
+
+	for (int i = part->first; i < part->end; i++)
 	{
 		InboxMessage *message = &batch->messages[i];
 
 		if (inbox_waiting_has(worker, message))
 			inbox_waiting_add(worker, message, NULL);
-		else if (batch->marks != NULL &&
-				 !inbox_mark_set(batch->marks, batch->consumer, message->id))
-			duplicates++;
-		else if (batch->handler.takes_array)
-			new[n++] = message;
 		else
-		{
-			batch->failed = i;
-			inbox_handler_call(worker, &batch->handler, &message, 1);
-			batch->failed = -1;
-			n++;
-		}
+			messages[came++] = message;
 	}
+	n = batch->marks == NULL ? came : drop_seen(batch, messages, came);
 	if (batch->handler.takes_array && n > 0)
-		inbox_handler_call(worker, &batch->handler, new, n);
+		inbox_handler_call(worker, &batch->handler, messages, n);
+	for (int i = 0; i < n && !batch->handler.takes_array; i++)
+	{
+		batch->failed = (int) (messages[i] - batch->messages);
+		inbox_handler_call(worker, &batch->handler, &messages[i], 1);
+	}
+	batch->failed = -1;
 	batch->handled += n;
-	batch->duplicates += duplicates;
+	batch->duplicates += came - n;
+	return true;
 }
 
-/* Try a part in a subtransaction; false: its handler raised, for that reason. */
-static bool
-try_part(InboxWorker *worker, Batch *batch, int first, int end, InboxFailure *failure)
+/* Try it in a subtransaction; false: the handler raised, for that reason. */
+bool
+inbox_handler_try(InboxWorker *worker, OutboxAttempt attempt, void *arg, InboxFailure *failure)
 {
-	MemoryContext context = CurrentMemoryContext;
-	ResourceOwner owner = CurrentResourceOwner;
-	volatile bool done = false;
+	ErrorData  *error;
 
-	BeginInternalSubTransaction(NULL);
-	MemoryContextSwitchTo(context);
-	PG_TRY();
-	{
-		handle_part(worker, batch, first, end);
-		ReleaseCurrentSubTransaction();
-		done = true;
-	}
-	PG_CATCH();
-	{
-		ErrorData  *error;
-
-		if (worker->subscription->timeout_ms > 0)
-			disable_timeout(STATEMENT_TIMEOUT, false);
-		if (!worker->in_handler)
-			PG_RE_THROW();
-		worker->in_handler = false;
-		MemoryContextSwitchTo(context);
-		error = CopyErrorData();
-		FlushErrorState();
-		RollbackAndReleaseCurrentSubTransaction();
-		inbox_failure_take(failure, error);
-	}
-	PG_END_TRY();
-	MemoryContextSwitchTo(context);
-	CurrentResourceOwner = owner;
-	return done;
+	if (outbox_attempt(attempt, arg, &error))
+		return true;
+	if (!worker->in_handler)
+		ReThrowError(error);
+	worker->in_handler = false;
+	inbox_failure_take(failure, error);
+	return false;
 }
 
 static void
@@ -272,11 +292,12 @@ handle_with_care(InboxWorker *worker, Batch *batch, int first, int end)
 {
 	while (first < end)
 	{
+		Part		part = {worker, batch, first, end};
 		InboxFailure failure = {{0}};
 		int			failed;
 
 		batch->failed = -1;
-		if (try_part(worker, batch, first, end, &failure))
+		if (inbox_handler_try(worker, handle_part, &part, &failure))
 			return;
 		failed = batch->failed;
 		if (end - first == 1)
@@ -306,6 +327,7 @@ handle_with_care(InboxWorker *worker, Batch *batch, int first, int end)
 static bool
 handle_in_transaction(InboxWorker *worker, Batch *batch, const int64 *next, bool carefully)
 {
+	Part		all = {worker, batch, 0, batch->n};
 	MemoryContext context = CurrentMemoryContext;
 
 	if (!IsTransactionState())
@@ -326,7 +348,7 @@ handle_in_transaction(InboxWorker *worker, Batch *batch, const int64 *next, bool
 	if (carefully)
 		handle_with_care(worker, batch, 0, batch->n);
 	else
-		handle_part(worker, batch, 0, batch->n);
+		(void) handle_part(&all);
 	OUTBOX_FAULT("inbox-before-commit");
 	if (batch->marks != NULL)
 		inbox_marks_close(batch->marks);
@@ -350,8 +372,6 @@ try_all(InboxWorker *worker, Batch *batch, const int64 *next, bool *ours)
 	}
 	PG_CATCH();
 	{
-		if (worker->subscription->timeout_ms > 0)
-			disable_timeout(STATEMENT_TIMEOUT, false);
 		if (!worker->in_handler)
 			PG_RE_THROW();
 		worker->in_handler = false;

@@ -36,9 +36,7 @@
 #include "utils/fmgrprotos.h"
 #include "utils/jsonb.h"
 #include "utils/memutils.h"
-#include "utils/resowner.h"
 #include "utils/snapmgr.h"
-#include "utils/timeout.h"
 
 #define ERRCODE_RETRY_LATER	MAKE_SQLSTATE('O', 'B', '0', '0', '1')
 #define ERRCODE_REJECTED	MAKE_SQLSTATE('O', 'B', '0', '0', '2')
@@ -383,53 +381,34 @@ postpone_row(InboxWorker *worker, const InboxMessage *message, const InboxFailur
 			9, types, values, nulls, SPI_OK_UPDATE);
 }
 
-/* The mark and the handler, in a subtransaction; false: it raised. */
-static bool
-try_message(InboxWorker *worker, InboxHandler *handler, InboxMessage *message, InboxFailure *failure)
+/* A message that is tried once more. */
+typedef struct Retry
 {
-	MemoryContext context = CurrentMemoryContext;
-	ResourceOwner owner = CurrentResourceOwner;
-	InboxSubscription *subscription = worker->subscription;
-	volatile bool done = false;
+	InboxWorker *worker;
+	InboxHandler handler;
+	InboxMessage message;
+	bool		is_new;
+} Retry;
 
-	BeginInternalSubTransaction(NULL);
-	MemoryContextSwitchTo(context);
-	PG_TRY();
+/* The mark and the handler. */
+static bool
+handle_again(void *arg)
+{
+	Retry	   *retry = arg;
+	InboxSubscription *subscription = retry->worker->subscription;
+	InboxMessage *message = &retry->message;
+
+	retry->is_new = true;
+	if (subscription->dedup != INBOX_DEDUP_NONE)
 	{
-		bool		is_new = true;
+		InboxMarks *marks = inbox_marks_open(subscription->dedup_ttl_us);
 
-		if (subscription->dedup != INBOX_DEDUP_NONE)
-		{
-			InboxMarks *marks = inbox_marks_open(subscription->dedup_ttl_us);
-
-			is_new = inbox_mark_set(marks, CStringGetTextDatum(subscription->name), message->id);
-			inbox_marks_close(marks);
-		}
-		if (is_new)
-			inbox_handler_call(worker, handler, &message, 1);
-		ReleaseCurrentSubTransaction();
-		pg_atomic_fetch_add_u64(is_new ? &worker->slot->handled : &worker->slot->duplicates, 1);
-		done = true;
+		retry->is_new = inbox_mark_set(marks, CStringGetTextDatum(subscription->name), message->id);
+		inbox_marks_close(marks);
 	}
-	PG_CATCH();
-	{
-		ErrorData  *error;
-
-		if (subscription->timeout_ms > 0)
-			disable_timeout(STATEMENT_TIMEOUT, false);
-		if (!worker->in_handler)
-			PG_RE_THROW();
-		worker->in_handler = false;
-		MemoryContextSwitchTo(context);
-		error = CopyErrorData();
-		FlushErrorState();
-		RollbackAndReleaseCurrentSubTransaction();
-		inbox_failure_take(failure, error);
-	}
-	PG_END_TRY();
-	MemoryContextSwitchTo(context);
-	CurrentResourceOwner = owner;
-	return done;
+	if (retry->is_new)
+		inbox_handler_call(retry->worker, &retry->handler, &message, 1);
+	return true;
 }
 
 /* Retry the one that is due first; false: none is. */
@@ -438,36 +417,39 @@ inbox_waiting_retry(InboxWorker *worker)
 {
 	MemoryContext context = CurrentMemoryContext;
 	InboxSubscription *subscription = worker->subscription;
-	InboxMessage message = {0};
+	Retry		retry = {.worker = worker};
+	InboxMessage *message = &retry.message;
 	InboxFailure failure = {{0}};
-	InboxHandler handler;
 	bool		found;
 	bool		last = false;
 
 	StartTransactionCommand();
 	MemoryContextSwitchTo(context);
 	PushActiveSnapshot(GetTransactionSnapshot());
-	found = take_due(worker, &message);
+	found = take_due(worker, message);
 	if (found)
 	{
-		inbox_handler_find(worker, &handler);
-		if (try_message(worker, &handler, &message, &failure))
-			finish_row(worker, &message, &last);
+		inbox_handler_find(worker, &retry.handler);
+		if (inbox_handler_try(worker, handle_again, &retry, &failure))
+		{
+			pg_atomic_fetch_add_u64(retry.is_new ? &worker->slot->handled : &worker->slot->duplicates, 1);
+			finish_row(worker, message, &last);
+		}
 		else if (failure.rejected ||
 				 (failure.again_ms < 0 && !subscription->block &&
-				  message.attempt >= subscription->max_attempts))
+				  message->attempt >= subscription->max_attempts))
 		{
-			inbox_dead_letter(worker, &message, &failure);
-			finish_row(worker, &message, &last);
+			inbox_dead_letter(worker, message, &failure);
+			finish_row(worker, message, &last);
 		}
 		else
-			postpone_row(worker, &message, &failure);
+			postpone_row(worker, message, &failure);
 	}
 	PopActiveSnapshot();
 	inbox_commit_as_owner(worker);
 	if (last)
 	{
-		uint64		hash = hash_of(&message);
+		uint64		hash = hash_of(message);
 
 		(void) hash_search(worker->waiting_keys, &hash, HASH_REMOVE, NULL);
 	}

@@ -14,6 +14,7 @@
 #include "inbox/slot.h"
 #include "inbox/subscription.h"
 #include "portability/instr_time.h"
+#include "subtransaction.h"
 #include "transport/registry.h"
 #include "transport/source.h"
 #include "utils/hsearch.h"
@@ -55,6 +56,16 @@ typedef struct InboxMessage
 	bool		no_timestamp;
 	int			attempt;		/* 1: the first */
 } InboxMessage;
+
+/* Why a handler raised. */
+typedef struct InboxFailure
+{
+	char		sqlstate[6];
+	char	   *message;
+	char	   *context;
+	bool		rejected;		/* inbox.reject() */
+	int64		again_ms;		/* inbox.retry_later(); -1: by the backoff */
+} InboxFailure;
 
 typedef struct InboxWorker
 {
@@ -104,19 +115,12 @@ extern Datum inbox_message_datum(const InboxHandler *handler, const InboxMessage
 extern void inbox_handler_find(InboxWorker *worker, InboxHandler *handler);
 extern void inbox_handler_call(InboxWorker *worker, InboxHandler *handler,
 							   InboxMessage **messages, int n);
+extern bool inbox_handler_try(InboxWorker *worker, OutboxAttempt attempt, void *arg,
+							  InboxFailure *failure);
 extern void inbox_commit_as_owner(InboxWorker *worker);
 extern void inbox_handle_batch(InboxWorker *worker, const OutboxIncoming *incoming, int n);
 
 /* waiting.c */
-typedef struct InboxFailure
-{
-	char		sqlstate[6];
-	char	   *message;
-	char	   *context;
-	bool		rejected;		/* inbox.reject() */
-	int64		again_ms;		/* inbox.retry_later(); -1: by the backoff */
-} InboxFailure;
-
 extern void inbox_waiting_load(InboxWorker *worker);
 extern bool inbox_waiting_has(InboxWorker *worker, const InboxMessage *message);
 extern void inbox_waiting_add(InboxWorker *worker, const InboxMessage *message,
