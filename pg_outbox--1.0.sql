@@ -603,6 +603,8 @@ COMMENT ON FUNCTION inbox.expire(int) IS
 --   handler         as regprocedure shows it
 --   owner           whose rights it runs with
 --   start           where it begins (latest, earliest or a time), until started
+--   group_id        null: pg_outbox.<log_uuid>.<name>, so that no copy of the database
+--                   shares the partitions
 --   generation      grows when places are changed by inbox.seek()
 -- ---------------------------------------------------------------------------
 CREATE TABLE inbox.subscription (
@@ -627,7 +629,7 @@ CREATE TABLE inbox.subscription (
 		CHECK (dedup_by IN ('message_id', 'key', 'none') OR dedup_by ~ '^(header|json):.'),
 	dedup_ttl interval NOT NULL
 		CONSTRAINT "dedup_ttl must be positive" CHECK (dedup_ttl > '0'),
-	group_id text NOT NULL
+	group_id text
 		CONSTRAINT "group_id must have 1 to 200 characters" CHECK (length(group_id) BETWEEN 1 AND 200),
 	on_gap text NOT NULL
 		CONSTRAINT "on_gap must be stop or skip" CHECK (on_gap IN ('stop', 'skip')),
@@ -838,7 +840,7 @@ COMMENT ON FUNCTION inbox.start_text(text) IS
 --                 else ce_id), header:NAME, key, json:PATH; where there is none, and
 --                 with none, by its place in the topic
 --   dedup_ttl     how long it is known
---   group_id      of the consumer group; by default pg_outbox.DATABASE.NAME
+--   group_id      of the consumer group; by default pg_outbox.LOG_UUID.NAME
 --   on_gap        stop, or skip: what the broker does not have any more
 --   timeout       of a handler; 0: none
 -- Errors: there is such a subscription; no such server or handler, or no right to use
@@ -870,7 +872,7 @@ BEGIN
 	s.on_error := on_error;
 	s.dedup_by := dedup_by;
 	s.dedup_ttl := dedup_ttl;
-	s.group_id := coalesce(group_id, format('pg_outbox.%s.%s', current_database(), name));
+	s.group_id := group_id;
 	s.on_gap := on_gap;
 	s.timeout := timeout;
 	s.generation := 0;
@@ -1102,7 +1104,9 @@ COMMENT ON FUNCTION inbox.subscription_slots() IS
 	'internal: what workers of subscriptions show';
 CREATE VIEW inbox.subscription_status AS
 	SELECT s.name AS subscription, s.server, s.topics, w.pid,
-		CASE WHEN w.state IS NOT NULL THEN w.state WHEN s.paused THEN 'paused' ELSE 'starting' END AS state,
+		CASE WHEN w.state IS NOT NULL THEN w.state WHEN pg_catalog.pg_is_in_recovery() THEN 'no_worker'
+			WHEN pg_catalog.current_setting('outbox.enabled', true) = 'off' THEN 'disabled'
+			WHEN s.paused THEN 'paused' ELSE 'starting' END AS state,
 		w.partitions, w.lag, w.handled, w.duplicates, w.rate,
 		(SELECT count(*) FROM inbox.waiting m WHERE m.subscription = s.name) AS waiting,
 		(SELECT count(*) FROM inbox.dead_letter d WHERE d.subscription = s.name) AS dead_letters,

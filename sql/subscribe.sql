@@ -14,7 +14,7 @@ SELECT inbox.subscribe('s', 'broker', 'orders', 'handle(inbox.message)');
 SELECT inbox.subscribe('many', 'broker', 'orders, payments.*', 'handle_all(inbox.message[])', start => 'earliest',
 	batch_size => 500, dedup_by => 'json:$.event_id', group_id => 'mine', on_error => 'block', on_gap => 'skip');
 SELECT name, server, topics, handler, owner = current_user::regrole AS own, start, started, paused, batch_size, max_attempts,
-	backoff, on_error, dedup_by, dedup_ttl, group_id = 'pg_outbox.' || current_database() || '.s' AS default_group, on_gap, timeout
+	backoff, on_error, dedup_by, dedup_ttl, group_id, on_gap, timeout
 FROM inbox.subscription ORDER BY name;
 SELECT subscription, waiting, dead_letters FROM inbox.subscription_status ORDER BY 1;
 

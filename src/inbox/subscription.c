@@ -130,7 +130,9 @@ inbox_subscription_load(const char *name, MemoryContext context)
 	SPI_connect();
 	if (SPI_execute_with_args("SELECT name, server, topics, handler, owner::oid, start, started, paused, batch_size,"
 							  " max_attempts, (extract(epoch FROM backoff) * 1000)::bigint, on_error, dedup_by,"
-							  " (extract(epoch FROM dedup_ttl) * 1000000)::bigint, group_id, on_gap, (extract(epoch FROM timeout) * 1000)::int, generation"
+							  " (extract(epoch FROM dedup_ttl) * 1000000)::bigint,"
+							  " coalesce(group_id, (SELECT 'pg_outbox.' || log_uuid || '.' || name FROM outbox.log_identity)),"
+							  " on_gap, (extract(epoch FROM timeout) * 1000)::int, generation"
 							  " FROM inbox.subscription WHERE name = $1",
 							  1, types, values, NULL, true, 0) != SPI_OK_SELECT)
 		elog(ERROR, "could not read inbox.subscription");

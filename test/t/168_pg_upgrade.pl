@@ -23,6 +23,13 @@ $old->create_server('once', $kafka, topics => $once, exactly_once => 'true');
 $old->sql('DROP SERVER filler');
 $old->sql("SELECT judge.publish_many('$_', 5000)") for $topic, $once;
 ok($old->flush, 'the first part is delivered');
+$old->sql(<<END);
+CREATE TABLE effect (message_id text);
+CREATE FUNCTION note(ms inbox.message[]) RETURNS void LANGUAGE sql AS
+	'INSERT INTO public.effect SELECT m.message_id FROM unnest(ms) m';
+SELECT inbox.subscribe('s', 'events', '$topic', 'note(inbox.message[])', start => 'earliest');
+END
+$old->wait_ok('SELECT count(*) = 5000 FROM effect', 'and consumed');
 $old->sql("SELECT outbox.pause('$_')") for qw(events once);
 $old->sql("SELECT judge.publish_many('$_', 5000)") for $topic, $once;
 my $uuid = $old->sql('SELECT log_uuid FROM outbox.log_identity');
@@ -53,6 +60,9 @@ my %verdict = $new->judge_ok($kafka, [$topic], 'everything once and in order');
 is($verdict{published}, 11000, 'all of it');
 %verdict = $new->judge_ok($kafka, [$once], 'exactly once: everything once and in order', committed => 1);
 is($verdict{published}, 11000, 'all of it');
+$new->wait_ok('SELECT count(DISTINCT message_id) = 11000 FROM effect', 'the subscription goes on');
+is($new->sql('SELECT count(*) FROM effect'), 11000, 'from where it was: each once');
+is($new->sql('SELECT duplicates FROM inbox.subscription_status'), 0, 'nothing was read twice');
 $new->wait_ok('SELECT sum(pg_relation_size(relid)) < 512 * 1024 FROM outbox.segments',
 	'and segments are freed');
 $new->stop;
