@@ -385,6 +385,21 @@ try_all(InboxWorker *worker, Batch *batch, const int64 *next, bool *ours)
 	return done;
 }
 
+/* Where in our list a message's partition is; -1: it is not ours. */
+static int
+find_partition(InboxWorker *worker, const OutboxIncoming *incoming)
+{
+	for (int i = 0; i < list_length(worker->partitions); i++)
+	{
+		const InboxPartition *partition = list_nth(worker->partitions, i);
+
+		if (partition->partition == incoming->partition &&
+			strcmp(partition->topic, incoming->topic) == 0)
+			return i;
+	}
+	return -1;
+}
+
 /* Have what has come handled.  In the scratch context, without a transaction. */
 void
 inbox_handle_batch(InboxWorker *worker, const OutboxIncoming *incoming, int n)
@@ -393,6 +408,7 @@ inbox_handle_batch(InboxWorker *worker, const OutboxIncoming *incoming, int n)
 	Batch		batch = {{{0}}};
 	int			npartitions = list_length(worker->partitions);
 	int64	   *next = palloc(npartitions * sizeof(int64));
+	int			at = -1;
 	bool		ours = true;
 
 	memset(next, -1, npartitions * sizeof(int64));
@@ -402,15 +418,17 @@ inbox_handle_batch(InboxWorker *worker, const OutboxIncoming *incoming, int n)
 	MemoryContextSwitchTo(context);
 	for (int i = 0; i < n; i++)
 	{
-		InboxPartition *partition = inbox_partition_find(worker, incoming[i].topic,
-														 incoming[i].partition);
+		InboxPartition *partition;
 
+		/* messages of a partition come in runs, and share the topic's name */
+		if (i == 0 || incoming[i].topic != incoming[i - 1].topic ||
+			incoming[i].partition != incoming[i - 1].partition)
+			at = find_partition(worker, &incoming[i]);
+		partition = at < 0 ? NULL : list_nth(worker->partitions, at);
 		if (partition == NULL || !partition->placed || incoming[i].offset < partition->next)
 			continue;
 		inbox_message_read(worker, &incoming[i], partition, &batch.messages[batch.n++]);
-		for (int j = 0; j < npartitions; j++)
-			if (list_nth(worker->partitions, j) == partition)
-				next[j] = incoming[i].offset + 1;
+		next[at] = incoming[i].offset + 1;
 	}
 	if (batch.n == 0)
 	{

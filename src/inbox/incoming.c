@@ -108,51 +108,47 @@ push_value(JsonbParseState **state, JsonbIteratorToken token, const OutboxHeader
 	(void) pushJsonbValue(state, token, &value);
 }
 
+/* By name; of the same name in the order in which they came. */
 static int
-count_of_name(const OutboxIncoming *incoming, int from, const char *name)
+compare_headers(const void *a, const void *b)
 {
-	int			n = 0;
+	const OutboxHeader *x = *(const OutboxHeader *const *) a;
+	const OutboxHeader *y = *(const OutboxHeader *const *) b;
+	int			order = strcmp(x->name, y->name);
 
-	for (int i = from; i < incoming->nheaders; i++)
-		n += strcmp(incoming->headers[i].name, name) == 0;
-	return n;
-}
-
-static bool
-was_before(const OutboxIncoming *incoming, int i)
-{
-	for (int j = 0; j < i; j++)
-		if (strcmp(incoming->headers[j].name, incoming->headers[i].name) == 0)
-			return true;
-	return false;
+	return order != 0 ? order : x < y ? -1 : x > y;
 }
 
 /* An object; of a name that is repeated, an array of values. */
 static Datum
 headers_to_jsonb(const OutboxIncoming *incoming)
 {
+	int			n = incoming->nheaders;
+	const OutboxHeader **headers = palloc(Max(n, 1) * sizeof(OutboxHeader *));
 	JsonbParseState *state = NULL;
 	JsonbValue *object;
+	int			end;
 
+	for (int i = 0; i < n; i++)
+		headers[i] = &incoming->headers[i];
+	qsort(headers, n, sizeof(OutboxHeader *), compare_headers);
 	(void) pushJsonbValue(&state, WJB_BEGIN_OBJECT, NULL);
-	for (int i = 0; i < incoming->nheaders; i++)
+	for (int i = 0; i < n; i = end)
 	{
-		const OutboxHeader *header = &incoming->headers[i];
 		JsonbValue	name;
 
-		if (was_before(incoming, i))
-			continue;
-		set_string(&name, header->name, strlen(header->name));
+		for (end = i + 1; end < n && strcmp(headers[end]->name, headers[i]->name) == 0; end++)
+			;
+		set_string(&name, headers[i]->name, strlen(headers[i]->name));
 		(void) pushJsonbValue(&state, WJB_KEY, &name);
-		if (count_of_name(incoming, i, header->name) == 1)
+		if (end == i + 1)
 		{
-			push_value(&state, WJB_VALUE, header);
+			push_value(&state, WJB_VALUE, headers[i]);
 			continue;
 		}
 		(void) pushJsonbValue(&state, WJB_BEGIN_ARRAY, NULL);
-		for (int j = i; j < incoming->nheaders; j++)
-			if (strcmp(incoming->headers[j].name, header->name) == 0)
-				push_value(&state, WJB_ELEM, &incoming->headers[j]);
+		for (int k = i; k < end; k++)
+			push_value(&state, WJB_ELEM, headers[k]);
 		(void) pushJsonbValue(&state, WJB_END_ARRAY, NULL);
 	}
 	object = pushJsonbValue(&state, WJB_END_OBJECT, NULL);
