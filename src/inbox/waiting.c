@@ -273,9 +273,10 @@ find_local(InboxWorker *worker, const char *topic, int32 number)
 static bool
 take_due(InboxWorker *worker, InboxMessage *message)
 {
+	static SPIPlanPtr plan = NULL;
 	MemoryContext context = CurrentMemoryContext;
-	Oid			types[] = {TEXTOID, TEXTARRAYOID, INT4ARRAYOID};
-	Datum		values[3];
+	Oid			types[] = {TEXTOID, TEXTARRAYOID, INT4ARRAYOID, TIMESTAMPTZOID};
+	Datum		values[4];
 	HeapTuple	row;
 	TupleDesc	desc;
 	bool		isnull;
@@ -283,13 +284,15 @@ take_due(InboxWorker *worker, InboxMessage *message)
 
 	values[0] = CStringGetTextDatum(worker->subscription->name);
 	our_partitions(worker, &values[1], &values[2]);
+	/* a search in an index can't end at a volatile function */
+	values[3] = TimestampTzGetDatum(GetCurrentTimestamp());
 	SPI_connect();
-	if (SPI_execute_with_args("SELECT topic, partition, \"offset\", message_id, key, headers, payload, \"timestamp\","
-							  " attempts FROM inbox.waiting w WHERE subscription = $1::name AND due <= clock_timestamp()"
-							  " AND EXISTS (SELECT FROM unnest($2, $3) v (topic, partition)"
-							  " WHERE v.topic = w.topic AND v.partition = w.partition)"
-							  " ORDER BY due LIMIT 1 FOR UPDATE SKIP LOCKED",
-							  3, types, values, NULL, false, 0) != SPI_OK_SELECT)
+	if (inbox_execute(&plan, "SELECT topic, partition, \"offset\", message_id, key, headers, payload, \"timestamp\","
+					  " attempts FROM inbox.waiting w WHERE subscription = $1::name AND due <= $4"
+					  " AND EXISTS (SELECT FROM unnest($2, $3) v (topic, partition)"
+					  " WHERE v.topic = w.topic AND v.partition = w.partition)"
+					  " ORDER BY due LIMIT 1 FOR UPDATE SKIP LOCKED",
+					  4, types, values) != SPI_OK_SELECT)
 		elog(ERROR, "could not read inbox.waiting");
 	found = SPI_processed == 1;
 	if (found)

@@ -10,6 +10,7 @@
 #ifndef OUTBOX_INBOX_WORKER_H
 #define OUTBOX_INBOX_WORKER_H
 
+#include "executor/spi.h"
 #include "fmgr.h"
 #include "inbox/slot.h"
 #include "inbox/subscription.h"
@@ -105,6 +106,9 @@ extern void inbox_partitions_unplace(InboxWorker *worker);
 extern bool inbox_places_advance(InboxWorker *worker, const int64 *next);
 extern void inbox_places_tell(InboxWorker *worker, int wait_ms);
 extern void inbox_place_gap(InboxWorker *worker, const OutboxPlace *place);
+
+/* statement.c: as SPI_execute_with_args(), without nulls; *plan is kept */
+extern int	inbox_execute(SPIPlanPtr *plan, const char *sql, int n, Oid *types, Datum *values);
 
 /* incoming.c */
 extern void inbox_message_read(InboxWorker *worker, const OutboxIncoming *incoming,
