@@ -1049,7 +1049,9 @@ BEGIN
 	INSERT INTO inbox.waiting (subscription, topic, partition, "offset", message_id, key, headers, payload,
 			"timestamp", attempts, due)
 		SELECT m.subscription, m.topic, m.partition, m."offset", m.message_id, m.key, m.headers, m.payload,
-			m."timestamp", 0, clock_timestamp() FROM moved m;
+			m."timestamp", 0, clock_timestamp() FROM moved m
+		-- after a seek it may wait once more already
+		ON CONFLICT (subscription, topic, partition, "offset") DO NOTHING;
 	GET DIAGNOSTICS n = ROW_COUNT;
 	RETURN n;
 END

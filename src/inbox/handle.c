@@ -224,7 +224,7 @@ drop_seen(Batch *batch, InboxMessage **messages, int n)
 		ids[i] = messages[i]->id;
 	inbox_marks_set(batch->marks, batch->consumer, ids, n, is_new);
 	for (int i = 0; i < n; i++)
-		if (is_new[i])
+		if (is_new[i] || !OUTBOX_RULE("inbox-mark"))
 			messages[left++] = messages[i];
 	return left;
 }
@@ -253,7 +253,7 @@ handle_part(void *arg)
 	{
 		InboxMessage *message = &batch->messages[i];
 
-		if (inbox_waiting_has(worker, message))
+		if (OUTBOX_RULE("inbox-order") && inbox_waiting_has(worker, message))
 			inbox_waiting_add(worker, message, NULL);
 		else
 			messages[came++] = message;
@@ -307,7 +307,7 @@ handle_with_care(InboxWorker *worker, Batch *batch, int first, int end)
 			if (failure.rejected || (worker->subscription->max_attempts == 1 && failure.again_ms < 0 &&
 									 !worker->subscription->block))
 				inbox_dead_letter(worker, message, &failure);
-			else
+			else if (OUTBOX_RULE("inbox-waiting"))
 				inbox_waiting_add(worker, message, &failure);
 			return;
 		}
@@ -334,7 +334,7 @@ handle_in_transaction(InboxWorker *worker, Batch *batch, const int64 *next, bool
 		StartTransactionCommand();
 	MemoryContextSwitchTo(context);
 	PushActiveSnapshot(GetTransactionSnapshot());
-	if (!inbox_places_advance(worker, next))
+	if (OUTBOX_RULE("inbox-place") && !inbox_places_advance(worker, next))
 	{
 		AbortOutOfAnyTransaction();
 		MemoryContextSwitchTo(context);

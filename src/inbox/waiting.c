@@ -214,7 +214,9 @@ inbox_waiting_add(InboxWorker *worker, const InboxMessage *message, const InboxF
 	insert_row(worker, "INSERT INTO inbox.waiting (subscription, topic, partition, \"offset\", message_id, key,"
 			   " headers, payload, \"timestamp\", attempts, due, sqlstate, error, context)"
 			   " VALUES ($1::name, $2, $3, $4, $5, $6, $7, $8, $9, $10,"
-			   " clock_timestamp() + $11 * interval '1 millisecond', $12, $13, $14)",
+			   " clock_timestamp() + $11 * interval '1 millisecond', $12, $13, $14)"
+	/* one that waits, and is read once more after a seek */
+			   " ON CONFLICT (subscription, topic, partition, \"offset\") DO NOTHING",
 			   message, failure == NULL ? 0 : message->attempt, failure != NULL, ms, failure);
 	if (!message->no_key)
 	{

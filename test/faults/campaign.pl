@@ -1,8 +1,11 @@
 # The fault campaign: seeded scenarios against a real PostgreSQL and a real Kafka.
 #
 #   make faults SEED=n COUNT=m                       n, n + 1, ...
-#   KINDS='relay-kill net-cut' make faults ...       of these kinds only
+#   KINDS='relay-kill net-cut' make faults ...       of these kinds only; inbox-* stands
+#                                                    for all that begin so
 #   SETUP='brokers=3 exactly_once=1' make faults ... instead of what the seed says
+#   SETUP='inbox=1' make faults ...                  with a subscription in each database,
+#                                                    of so many workers
 #   SETUP='without=mark' ...                         with a rule of the log switched off
 #                                                    (src/fault.h), to see it noticed
 #   RDKAFKA=new make faults ...                      with a newer librdkafka

@@ -164,7 +164,18 @@ $pg->sql("SELECT pg_terminate_backend($pid)");
 $pg->wait_ok("SELECT pid <> $pid AND state = 'running' AND partitions = 2 FROM inbox.subscription_status WHERE subscription = 'one'", 'another worker');
 $pg->sql("SELECT outbox.publish('$topic', 'e4', 'w')");
 $pg->wait_ok("SELECT count(*) = 2 FROM inbox.waiting WHERE convert_from(payload, 'UTF8') = 'e4'", 'the next of the key waits too');
-$pg->sql("DELETE FROM broken WHERE value = 'e1'");
+# what waits is read once more
+$pg->sql("INSERT INTO broken VALUES ('e5', 1000000)");
+$kafka->produce($topic, { payload => 'e5' });
+$pg->wait_ok("SELECT count(*) = 2 FROM inbox.waiting WHERE convert_from(payload, 'UTF8') = 'e5'", 'one without a key waits');
+my $places = 'SELECT string_agg(next::text, $$,$$ ORDER BY subscription, partition) FROM inbox.position';
+my $waiting = 'SELECT string_agg(convert_from(payload, $$UTF8$$), $$,$$ ORDER BY subscription, "offset", partition) FROM inbox.waiting';
+my ($stood, $waited) = map { $pg->sql($_) } $places, $waiting;
+$pg->sql("SELECT inbox.seek(s, 'earliest') FROM unnest(ARRAY['one', 'many']) s");
+$pg->wait_ok($places, 'after a seek to the beginning they come to where they were', expect => $stood, timeout => 30);
+is($pg->sql($waiting), $waited, 'with the same messages waiting');
+unlike($pg->log_text, qr/duplicate key/, 'and no conflict');
+$pg->sql("DELETE FROM broken WHERE value IN ('e1', 'e5')");
 for my $handler ('one', 'many')
 {
 	$pg->wait_ok("SELECT array_agg(value ORDER BY n) = '{e1,e2,e4}' FROM effect WHERE handler = '$handler' AND key = 'w'", "$handler: until it is mended");

@@ -49,7 +49,7 @@ sub scenario
 	my $verdict = $scenario->{verdict} || {};
 	$sum->{scenarios}++;
 	$sum->{faults} += $faults;
-	$sum->{$_} += $verdict->{$_} || 0 for qw(published duplicated dead leaked);
+	$sum->{$_} += $verdict->{$_} || 0 for qw(published duplicated dead leaked consumed);
 	ok($good, sprintf 'seed %d: %d faults, %s messages, %.0f s (%s)', $seed, $faults,
 		$verdict->{published} || 0, $scenario->{seconds}, $scenario->describe);
 	if (!$good || $ENV{FAULTS_VERBOSE})
@@ -71,8 +71,8 @@ sub report
 {
 	my ($self) = @_;
 	my ($counts, $sum) = @$self{qw(counts sum)};
-	note(sprintf '%d scenarios, %d faults, %d messages (%d deliveries beyond the first, %d dead letters), %d files left by crashes, %d s',
-		(map { $_ || 0 } @$sum{qw(scenarios faults published duplicated dead leaked)}), time - $self->{began});
+	note(sprintf '%d scenarios, %d faults, %d messages (%d deliveries beyond the first, %d dead letters), %d consumed, %d files left by crashes, %d s',
+		(map { $_ || 0 } @$sum{qw(scenarios faults published duplicated dead consumed leaked)}), time - $self->{began});
 	note(join ', ', map { "$_ $counts->{$_}" } sort keys %$counts);
 	note(@{ $self->{failed} } ? "FAILED: seeds @{ $self->{failed} }" : 'none failed');
 	return;

@@ -42,5 +42,6 @@ require Faults::Kinds::Brokers;
 require Faults::Kinds::Sessions;
 require Faults::Kinds::Administration;
 require Faults::Kinds::Standby;
+require Faults::Kinds::Inbox;
 
 1;

@@ -8,6 +8,7 @@ package Faults::Scenario;
 use strict;
 use warnings;
 
+use Faults::Inbox;
 use Faults::Kinds;
 use Faults::Publishers;
 use Faults::Verdict;
@@ -41,6 +42,8 @@ sub new
 		standby => pick(('none') x 7, 'sync', 'async'),
 		disk => pick(('large') x 7, 'small'),
 		faults => 16 + int rand 16,
+		# workers of a subscription in each database
+		inbox => 0,
 		%{ $options{setup} || {} });
 	$setup{disk} = 'large' unless $ENV{OUTBOX_SMALL_DISK};
 	$setup{disk} = 'large' if $setup{standby} ne 'none';
@@ -55,7 +58,8 @@ sub draw
 {
 	my ($self, $only) = @_;
 	my %kinds = Faults::Kinds::possible($self->{setup});
-	my %wanted = map { $_ => 1 } $only ? @$only : keys %kinds;
+	my @patterns = map { my $name = quotemeta; $name =~ s/\\\*/.*/gr } $only ? @$only : '*';
+	my %wanted = map { my $name = $_; $name => scalar grep { $name =~ /^$_$/ } @patterns } keys %kinds;
 	my @names = map { ($_) x $kinds{$_}{weight} } grep { $wanted{$_} } sort keys %kinds;
 	my @plan;
 	my $at = 0;
@@ -255,6 +259,7 @@ END
 	my $stem = "$self->{tag}.$n";
 	my $server = $self->has(qr/^drop-server/) ? "$stem.*, !$topics->{aside}" : "$stem.*";
 	defined $self->create_server($database, 'events', $server) or die $self->{sql_error};
+	$database->{inbox} = Faults::Inbox->new(scenario => $self, database => $database) if $self->{setup}{inbox};
 	return $database;
 }
 
@@ -324,6 +329,10 @@ sub set_up
 	{
 		$pg->wait_for('SELECT min(delivered) > 20 FROM outbox.relay_status', dbname => $database->{name}, timeout => 120)
 		  or die "nothing is delivered, before any fault\n";
+		my $inbox = $database->{inbox} or next;
+		$inbox->set_up;
+		$pg->wait_for('SELECT count(*) > 20 FROM app.effect', dbname => $database->{name}, timeout => 120)
+		  or die "nothing is consumed, before any fault\n";
 	}
 	return;
 }
@@ -385,6 +394,7 @@ sub heal
 	Faults::World->wait_up($pg) or die "PostgreSQL does not come back\n";
 	$self->decide_prepared;
 	$self->{publishers}->end;
+	$_->end_producer for grep { $_ } map { $_->{inbox} } @{ $self->{databases} };
 	$pg->wait_for(q{SELECT count(*) = 0 FROM pg_stat_activity WHERE application_name = 'publisher'})
 	  or die "publishers do not end\n";
 	$self->decide_prepared;
@@ -450,6 +460,7 @@ sub clean_up
 	my @databases = @{ $self->{failures} } ? () : @{ $self->{databases} || [] };
 
 	eval { $self->{publishers}->end } if $self->{publishers};
+	eval { $_->end_producer } for grep { $_ } map { $_->{inbox} } @{ $self->{databases} || [] };
 	my $clean = eval
 	{
 		Faults::World->heal_kafka($self->{kafka}) if $self->{kafka};
@@ -466,7 +477,8 @@ sub clean_up
 			$pg->sql("DROP DATABASE $database->{name} WITH (FORCE)");
 			my $topics = $database->{topics};
 			my %there = map { $_ => 1 } $self->{kafka}->topics;
-			my @drop = grep { $there{$_} } @{ $topics->{plain} }, @$topics{qw(big batch aside gone late)};
+			my @drop = grep { $there{$_} } @{ $topics->{plain} }, @$topics{qw(big batch aside gone late)},
+			  map { $_->{topic} } grep { $_ } $database->{inbox};
 			$self->{kafka}->delete_topic(@drop) if @drop;
 		}
 		$pg->sql('DROP TABLESPACE small') if $self->{place} && @databases;

@@ -1,0 +1,15 @@
+# A slice of the fault campaign with subscriptions: a worker that dies, stands still longer
+# than its group bears, is cancelled, or set back; server, broker and network that fail; and
+# each message has its effect once, in the order of its key.
+# `make faults SETUP='inbox=1' ...` runs others, see test/faults/campaign.pl.
+use FindBin;
+use lib "$FindBin::Bin/../faults";
+use OutboxTest;
+use Faults::Campaign;
+
+my $fresh = 1_000_000 + time % 1_000_000;
+note("the fresh seed is $fresh");
+Faults::Campaign->run(seeds => [ $fresh, 12 ], seconds => 30,
+	kinds => [ 'inbox-*', 'machine-crash', 'immediate-restart', 'broker-kill', 'broker-freeze', 'net-cut' ],
+	setup => { inbox => 1, brokers => 1, databases => 1, standby => 'none', disk => 'large', faults => 14 });
+done_testing();
