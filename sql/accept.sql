@@ -131,6 +131,15 @@ $$;
 SELECT * FROM tried;
 SELECT count(*), min(message_id), max(message_id) FROM inbox.seen WHERE consumer = 'fails';
 ROLLBACK;
+-- every index has its entries
+BEGIN;
+CREATE INDEX partial ON inbox.seen (message_id) WHERE length(message_id) > 3;
+SELECT cardinality(inbox.accept_batch('some', ARRAY(SELECT 'some'::text || i FROM generate_series(1, 50) i) || ARRAY(SELECT chr(i) FROM generate_series(40, 60) i)));
+SET LOCAL enable_seqscan = off;
+SELECT count(*) FROM inbox.seen WHERE consumer = 'some' AND length(message_id) > 3 AND message_id > 'some';
+SELECT count(*) FROM inbox.seen WHERE consumer = 'some' AND expires_at > now();
+SELECT message_id FROM inbox.seen WHERE consumer = 'some' AND message_id IN ('some17', '+');
+ROLLBACK;
 
 -- refused
 SELECT inbox.accept(NULL, 'a');

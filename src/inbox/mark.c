@@ -37,6 +37,7 @@
  */
 #include "postgres.h"
 
+#include "access/genam.h"
 #include "access/htup_details.h"
 #include "access/table.h"
 #include "access/tableam.h"
@@ -332,7 +333,45 @@ typedef struct Together
 	int			n;
 } Together;
 
-/* False: one of them is there, or somebody is about to set it. */
+/*
+ * Make the entries of one index for the rows that were inserted; false: the key is
+ * there already.
+ */
+static bool
+fill_index(InboxMarks *marks, int number, int n)
+{
+	Relation	index = marks->result->ri_IndexRelationDescs[number];
+	IndexInfo  *info = marks->result->ri_IndexRelationInfo[number];
+	ExprContext *context = GetPerTupleExprContext(marks->estate);
+	IndexUniqueCheck unique = number == marks->key ? UNIQUE_CHECK_PARTIAL :
+		index->rd_index->indisunique ? UNIQUE_CHECK_YES : UNIQUE_CHECK_NO;
+
+	if (!info->ii_ReadyForInserts)
+		return true;
+	if (info->ii_Predicate != NIL && info->ii_PredicateState == NULL)
+		info->ii_PredicateState = ExecPrepareQual(info->ii_Predicate, marks->estate);
+	for (int i = 0; i < n; i++)
+	{
+		TupleTableSlot *slot = marks->together[i];
+		Datum		values[INDEX_MAX_KEYS];
+		bool		isnull[INDEX_MAX_KEYS];
+		bool		is_new;
+
+		context->ecxt_scantuple = slot;
+		if (info->ii_Predicate != NIL && !ExecQual(info->ii_PredicateState, context))
+			continue;
+		FormIndexDatum(info, slot, marks->estate, values, isnull);
+		is_new = index_insert(index, values, isnull, &slot->tts_tid, marks->rel, unique, false, info);
+		if (number == marks->key && !is_new)
+			return false;
+	}
+	return true;
+}
+
+/*
+ * False: one of them is there, or somebody is about to set it.  One index after the
+ * other, so that its pages stay at hand; first the key's, which may say no.
+ */
 static bool
 insert_together(void *arg)
 {
@@ -341,7 +380,7 @@ insert_together(void *arg)
 	TupleTableSlot *mark = marks->mark;
 	MemoryContext context = MemoryContextSwitchTo(GetPerTupleMemoryContext(marks->estate));
 	Datum		expires_at = 0;
-	bool		conflict = false;
+	bool		is_new;
 
 	for (int i = 0; i < together->n; i++)
 	{
@@ -356,14 +395,15 @@ insert_together(void *arg)
 						   marks->together[i], true);
 	}
 	table_multi_insert(marks->rel, marks->together, together->n, GetCurrentCommandId(true), 0, NULL);
-	for (int i = 0; i < together->n && !conflict; i++)
-		list_free(outbox_insert_index_tuples(marks->result, marks->together[i], marks->estate, false,
-											 true, &conflict, marks->unique));
+	is_new = fill_index(marks, marks->key, together->n);
+	for (int i = 0; i < marks->result->ri_NumIndices && is_new; i++)
+		if (i != marks->key)
+			(void) fill_index(marks, i, together->n);
 	for (int i = 0; i < together->n; i++)
 		ExecClearTuple(marks->together[i]);
 	MemoryContextSwitchTo(context);
 	ResetPerTupleExprContext(marks->estate);
-	return !conflict;
+	return is_new;
 }
 
 static void
