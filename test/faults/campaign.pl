@@ -8,6 +8,7 @@
 #                                                    of so many workers
 #   SETUP='without=mark' ...                         with a rule of the log switched off
 #                                                    (src/fault.h), to see it noticed
+#   FAULTS_SECONDS=600 make faults COUNT=1000        as many as begin in that time
 #   RDKAFKA=new make faults ...                      with a newer librdkafka
 #
 # Faults/Scenario.pm says what a scenario is, Faults/Kinds/ what is done to it,
@@ -19,6 +20,7 @@ use OutboxTest;
 use Faults::Campaign;
 
 Faults::Campaign->run(from => $ENV{SEED} || int(time % 1_000_000), count => $ENV{COUNT} || 1,
+	seconds => $ENV{FAULTS_SECONDS},
 	kinds => [ split ' ', $ENV{KINDS} || '' ],
 	setup => { map { split /=/, $_, 2 } split ' ', $ENV{SETUP} || '' });
 done_testing();

@@ -34,6 +34,7 @@ sub set_up
 	my $workers = $scenario->{setup}{inbox};
 	# the place alone protects from effects that come twice, or the mark does too
 	$self->{dedup} = rand() < 0.3 ? 'none' : 'message_id';
+	$self->{dedup} = $scenario->{setup}{dedup} if $scenario->{setup}{dedup};
 	my $several = $workers > 1 ? ", workers => $workers" : '';
 	# with a primary whose last transactions are lost, the ledger's numbers are used again
 	my $publishes = $scenario->{setup}{standby} eq 'async' ? 'false' : 'true';

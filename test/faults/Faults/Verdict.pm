@@ -63,9 +63,12 @@ sub give
 	for my $database (@{ $scenario->{databases} })
 	{
 		$_->() for splice @{ $scenario->{at_the_end} || [] };
-		my $inbox = $database->{inbox};
-		# its handler publishes
-		$inbox->judge($self) if $inbox && $inbox->drain($self, $timeout);
+		# before the outbox: its handler publishes
+		if (my $inbox = $database->{inbox})
+		{
+			$inbox->drain($self, $timeout);
+			$inbox->judge($self);
+		}
 		$self->flush($database, $timeout) or next;
 		$self->messages($database);
 		$self->beside($database, $_) for qw(aside gone);
