@@ -168,8 +168,8 @@ outbox_identity_name_positions(void)
 }
 
 /*
- * A server was renamed.  Its dead letters follow, so that they can be redriven
- * and a later server of the old name doesn't inherit them.  Where a letter of
+ * A server was renamed.  Subscriptions follow, and its dead letters, so that they
+ * can be redriven and a later server of the old name doesn't inherit them.  Where a letter of
  * the same message is there already under the new name, that one will do.
  */
 void
@@ -189,6 +189,8 @@ outbox_identity_renamed(const char *old_name, const char *new_name)
 			" (SELECT FROM outbox.dead_letter o WHERE o.server = $2 AND o.id = d.id)",
 			2, types, args, SPI_OK_DELETE);
 	execute("UPDATE outbox.dead_letter SET server = $2 WHERE server = $1",
+			2, types, args, SPI_OK_UPDATE);
+	execute("UPDATE inbox.subscription SET server = $2 WHERE server = $1",
 			2, types, args, SPI_OK_UPDATE);
 	outbox_own_work_end(&work);
 }

@@ -211,5 +211,23 @@ effects_ok('caught', 'caught', 'a handler may catch that');
 effects_ok('slow', 'caught and after', 'and the timeout ends with its call', " AND value IN ('caught', 'and after')");
 is($pg->sql('SELECT count(*) FROM inbox.waiting'), 0, 'nothing waits');
 is($pg->sql(q{SELECT count(*) FROM (SELECT FROM effect GROUP BY subscription, topic, value HAVING count(*) > 1) twice}), 0, 'nothing twice');
+
+# --- its server, and all of it -----------------------------------------------------------------------
+$pg->sql('DROP SERVER events');
+publish("$stem.slow", 'meanwhile');
+status_ok('slow', q{state = 'error' AND last_error = 'server "events" does not exist' AND hint LIKE 'Create it%'}, 'a server that was dropped');
+$pg->create_server('events', $kafka, topics => '!*');
+effects_ok('slow', 'meanwhile', 'made anew', " AND value = 'meanwhile'");
+status_ok('slow', "state = 'running' AND last_error IS NULL", 'all is well');
+$pg->sql('ALTER SERVER events RENAME TO news');
+publish("$stem.slow", 'renamed');
+effects_ok('slow', 'renamed', 'a server that was renamed takes its subscriptions with it', " AND value = 'renamed'");
+is($pg->sql('SELECT DISTINCT server FROM inbox.subscription'), 'news', 'by its new name');
+status_ok('slow', "state = 'running' AND last_error IS NULL", 'all is well');
+$pg->sql('DROP EXTENSION pg_outbox CASCADE');
+$pg->wait_ok(q{SELECT count(*) = 0 FROM pg_stat_activity WHERE backend_type LIKE 'pg_outbox inbox%'}, 'without the extension nothing runs');
+$pg->sql('CREATE EXTENSION pg_outbox');
+is($pg->sql('SELECT count(*) FROM inbox.subscription_status'), 0, 'and it comes back empty');
+is($pg->sql(q{SELECT count(*) FROM (SELECT FROM effect GROUP BY subscription, topic, value HAVING count(*) > 1) twice}), 0, 'nothing twice');
 $pg->stop;
 done_testing();
