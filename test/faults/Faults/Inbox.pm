@@ -105,13 +105,14 @@ sub start_producer
 		return;
 	}
 	srand $seed;
+	my $parent = getppid;
 	my $ended = 0;
-	local $SIG{TERM} = sub { $ended = 1 };
-	local $SIG{PIPE} = 'IGNORE';
+	$SIG{$_} = sub { $ended = 1 } for qw(TERM INT HUP);
+	$SIG{PIPE} = 'IGNORE';
 	open my $to, '|-', "$build/kafka_produce", $bootstrap or POSIX::_exit(1);
 	$to->autoflush(1);
 	my ($n, @past) = (0);
-	until ($ended)
+	until ($ended || getppid != $parent)
 	{
 		for (1 .. 1 + int rand 25)
 		{
