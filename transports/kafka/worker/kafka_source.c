@@ -16,6 +16,7 @@
 #include <unistd.h>
 
 #define MAX_PATTERN		1024	/* as in patterns.h */
+#define OUTSIDE_MS		60000
 
 /* What a failure of consumers means. */
 static OutboxFailure
@@ -275,7 +276,31 @@ source_open(const OutboxSourceConfig *config, OutboxError *error)
 		consumer_free(consumer);
 		return NULL;
 	}
+	consumer->outside_ms = kafka_now_ms();
 	return consumer;
+}
+
+/*
+ * The library waits for the group's answer as long as a handler may take, also
+ * where the network has lost it.  So who is not let in for a while begins anew; when
+ * the group waits for another member's handler that does no harm.
+ */
+static void
+check_outside(OutboxConsumer *consumer)
+{
+	char		text[300];
+
+	if (consumer->outside_ms == 0 || consumer->client.failed ||
+		kafka_now_ms() - consumer->outside_ms < OUTSIDE_MS)
+		return;
+	/* nobody answers at all, or there is nothing to have a share in */
+	if (atomic_load(&consumer->client.brokers_up) == 0 ||
+		(consumer->client.nerrors > 0 && consumer->client.error.failure != OUTBOX_RETRY))
+		return;
+	snprintf(text, sizeof(text), "group \"%.180s\" has given no share of its partitions for %d s",
+			 consumer->group_id, OUTSIDE_MS / 1000);
+	kafka_source_note(consumer, RD_KAFKA_RESP_ERR__TIMED_OUT, NULL, text);
+	consumer->client.failed = true;
 }
 
 static int
@@ -462,6 +487,7 @@ source_receive(OutboxConsumer *consumer, int max, const OutboxIncoming **message
 	while (read(consumer->client.fd, &counter, sizeof(counter)) < 0 && errno == EINTR)
 		;
 	*n = 0;
+	check_outside(consumer);
 	release_messages(consumer);
 	if (!reserve_messages(consumer, max))
 	{

@@ -64,6 +64,8 @@ struct OutboxConsumer
 	KafkaEvent *events;
 	KafkaEvent *told;			/* the last one given out */
 	unsigned	nrebalances;	/* grows with each */
+	int64_t		outside_ms;		/* since when the group owes us a share; 0: we
+								 * have one, maybe an empty one */
 
 	/* the last batch: the library's messages, and ours that point to them */
 	rd_kafka_message_t **received;
