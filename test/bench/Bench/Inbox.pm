@@ -148,11 +148,10 @@ sub live_rounds
 		value => ratios($tps{ours}, $tps{reference}));
 }
 
-# With many live marks against an empty table.  The first change of a page after a
-# checkpoint writes all of it to WAL, which hits a large index of random keys at almost
-# each mark, and a small one never.  So it is measured right after checkpoints, and when
-# a million marks were set after one: at full speed, that is less than two minutes of the
-# five that are between two of them.
+# With many live marks against an empty table: right after checkpoints, when all buffers
+# are clean but the first change of a page writes all of it to WAL, and after a million
+# marks more, when a page of a key that is larger than shared_buffers is had for one that
+# must be written first.
 sub live_marks
 {
 	my ($bench) = @_;
