@@ -635,17 +635,22 @@ CREATE TABLE inbox.subscription (
 		CONSTRAINT "on_gap must be stop or skip" CHECK (on_gap IN ('stop', 'skip')),
 	timeout interval NOT NULL
 		CONSTRAINT "timeout must be 0 to 1 day" CHECK (timeout BETWEEN '0' AND '1 day'),
-	generation bigint NOT NULL DEFAULT 0
+	generation bigint NOT NULL DEFAULT 0,
+	workers int NOT NULL
+		CONSTRAINT "workers must be 1 to 64" CHECK (workers BETWEEN 1 AND 64),
+	shared_group boolean NOT NULL
 ) USING heap;
 COMMENT ON TABLE inbox.subscription IS
 	'what is consumed, and by which handlers';
 
--- Where subscriptions stand: the offset of the next message of each partition.
+-- Where subscriptions stand: the offset of the next message of each partition, and
+-- the transaction in which the worker that has it took it (0: none has had it yet).
 CREATE TABLE inbox.position (
 	subscription name NOT NULL REFERENCES inbox.subscription ON DELETE CASCADE,
 	topic text NOT NULL,
 	partition int NOT NULL,
 	next bigint NOT NULL,
+	epoch bigint NOT NULL DEFAULT 0,
 	PRIMARY KEY (subscription, topic, partition)
 ) USING heap WITH (fillfactor = 50);
 COMMENT ON TABLE inbox.position IS
@@ -843,13 +848,16 @@ COMMENT ON FUNCTION inbox.start_text(text) IS
 --   group_id      of the consumer group; by default pg_outbox.LOG_UUID.NAME
 --   on_gap        stop, or skip: what the broker does not have any more
 --   timeout       of a handler; 0: none
+--   workers       that share the partitions (1 to 64)
+--   shared_group  true: others consume in the same group (of other databases, or
+--                 other subscriptions), so where the group is counts too
 -- Errors: there is such a subscription; no such server or handler, or no right to use
 -- it; a parameter out of bounds.
 CREATE FUNCTION inbox.definer_subscribe(name name, server name, topic text, handler regprocedure,
 	start text, batch_size int, max_attempts int,
 	backoff interval, on_error text,
 	dedup_by text, dedup_ttl interval,
-	group_id text, on_gap text, timeout interval)
+	group_id text, on_gap text, timeout interval, workers int, shared_group boolean)
 	RETURNS void LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
 	s inbox.subscription;
@@ -876,6 +884,8 @@ BEGIN
 	s.on_gap := on_gap;
 	s.timeout := timeout;
 	s.generation := 0;
+	s.workers := workers;
+	s.shared_group := shared_group;
 	PERFORM inbox.check_subscription(s);
 	s.start := inbox.start_text(start);
 	INSERT INTO inbox.subscription VALUES (s.*) ON CONFLICT DO NOTHING;
@@ -884,17 +894,18 @@ BEGIN
 	END IF;
 END
 $$;
-COMMENT ON FUNCTION inbox.definer_subscribe(name, name, text, regprocedure, text, int, int, interval, text, text, interval, text, text, interval) IS
+COMMENT ON FUNCTION inbox.definer_subscribe(name, name, text, regprocedure, text, int, int, interval, text, text, interval, text, text, interval, int, boolean) IS
 	'internal: subscribe() with the rights that it needs';
 CREATE FUNCTION inbox.subscribe(name name, server name, topic text, handler regprocedure,
 	start text DEFAULT 'latest', batch_size int DEFAULT 1000, max_attempts int DEFAULT 10,
 	backoff interval DEFAULT '1s', on_error text DEFAULT 'dead_letter',
 	dedup_by text DEFAULT 'message_id', dedup_ttl interval DEFAULT '7 days',
-	group_id text DEFAULT NULL, on_gap text DEFAULT 'stop', timeout interval DEFAULT '0')
+	group_id text DEFAULT NULL, on_gap text DEFAULT 'stop', timeout interval DEFAULT '0',
+	workers int DEFAULT 1, shared_group boolean DEFAULT false)
 	RETURNS void
 	AS 'MODULE_PATHNAME', 'inbox_as_caller' LANGUAGE C VOLATILE PARALLEL UNSAFE;
 COMMENT ON FUNCTION inbox.subscribe(name, name, text, regprocedure, text, int, int, interval, text, text,
-	interval, text, text, interval) IS
+	interval, text, text, interval, int, boolean) IS
 	'has a handler called for the messages of topics';
 
 -- A subscription that the caller may change: its own; an administrator may do what
@@ -905,7 +916,7 @@ CREATE FUNCTION inbox.own_subscription(name name, or_admin boolean DEFAULT true)
 DECLARE
 	s inbox.subscription;
 BEGIN
-	SELECT * INTO s FROM inbox.subscription t WHERE t.name = own_subscription.name FOR UPDATE;
+	SELECT * INTO s FROM inbox.subscription t WHERE t.name = own_subscription.name FOR NO KEY UPDATE;
 	IF NOT FOUND THEN
 		RAISE undefined_object USING MESSAGE = format('there is no subscription "%s"', name);
 	END IF;
@@ -925,6 +936,8 @@ CREATE FUNCTION inbox.definer_unsubscribe(name name) RETURNS void LANGUAGE plpgs
 	SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
 	PERFORM inbox.own_subscription(name);
+	-- wait for what its workers have under way, before they could wait for us
+	PERFORM FROM inbox.position p WHERE p.subscription = definer_unsubscribe.name FOR UPDATE;
 	DELETE FROM inbox.subscription s WHERE s.name = definer_unsubscribe.name;
 END
 $$;
@@ -970,7 +983,7 @@ CREATE FUNCTION inbox.definer_alter_subscription(name name, topic text,
 	handler regprocedure, server name, batch_size int,
 	max_attempts int, backoff interval, on_error text,
 	dedup_by text, dedup_ttl interval, on_gap text,
-	timeout interval)
+	timeout interval, workers int, shared_group boolean)
 	RETURNS void LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
 	s inbox.subscription := inbox.own_subscription(name, or_admin => false);
@@ -986,24 +999,27 @@ BEGIN
 	s.dedup_ttl := coalesce(dedup_ttl, s.dedup_ttl);
 	s.on_gap := coalesce(on_gap, s.on_gap);
 	s.timeout := coalesce(timeout, s.timeout);
+	s.workers := coalesce(workers, s.workers);
+	s.shared_group := coalesce(shared_group, s.shared_group);
 	PERFORM inbox.check_subscription(s);
 	UPDATE inbox.subscription t SET topics = s.topics, handler = s.handler, server = s.server,
 		batch_size = s.batch_size, max_attempts = s.max_attempts, backoff = s.backoff, on_error = s.on_error,
-		dedup_by = s.dedup_by, dedup_ttl = s.dedup_ttl, on_gap = s.on_gap, timeout = s.timeout
+		dedup_by = s.dedup_by, dedup_ttl = s.dedup_ttl, on_gap = s.on_gap, timeout = s.timeout,
+		workers = s.workers, shared_group = s.shared_group
 		WHERE t.name = definer_alter_subscription.name;
 END
 $$;
-COMMENT ON FUNCTION inbox.definer_alter_subscription(name, text, regprocedure, name, int, int, interval, text, text, interval, text, interval) IS
+COMMENT ON FUNCTION inbox.definer_alter_subscription(name, text, regprocedure, name, int, int, interval, text, text, interval, text, interval, int, boolean) IS
 	'internal: alter_subscription() with the rights that it needs';
 CREATE FUNCTION inbox.alter_subscription(name name, topic text DEFAULT NULL,
 	handler regprocedure DEFAULT NULL, server name DEFAULT NULL, batch_size int DEFAULT NULL,
 	max_attempts int DEFAULT NULL, backoff interval DEFAULT NULL, on_error text DEFAULT NULL,
 	dedup_by text DEFAULT NULL, dedup_ttl interval DEFAULT NULL, on_gap text DEFAULT NULL,
-	timeout interval DEFAULT NULL)
+	timeout interval DEFAULT NULL, workers int DEFAULT NULL, shared_group boolean DEFAULT NULL)
 	RETURNS void
 	AS 'MODULE_PATHNAME', 'inbox_as_caller' LANGUAGE C VOLATILE PARALLEL UNSAFE;
 COMMENT ON FUNCTION inbox.alter_subscription(name, text, regprocedure, name, int, int, interval, text, text,
-	interval, text, interval) IS
+	interval, text, interval, int, boolean) IS
 	'changes what is not null of a subscription';
 
 -- inbox.seek(name, start): goes on from another place: latest, earliest or a time.
@@ -1088,35 +1104,55 @@ COMMENT ON FUNCTION inbox.discard(name, text[]) IS 'forgets dead letters';
 -- inbox.subscription_status
 --
 --   subscription, server, topics    as in inbox.subscription
---   pid             of its worker
---   state           starting, running, paused, disabled, retrying, error, no_worker
+--   workers         that run, and the pid of the first of them
+--   state           starting, running, paused, disabled, retrying, error, no_worker: of
+--                   the worker that is worst
 --   partitions      that are its own at the moment
 --   lag             messages at the broker beyond its places, of these partitions
---   handled         messages since its worker was first started; duplicates: that had
+--   handled         messages since its workers were first started; duplicates: that had
 --                   been seen; rate: messages a second, of late
 --   waiting         for another attempt, or behind such a one
 --   dead_letters    that nobody has redriven or discarded
---   last_error, hint, last_error_at    until it runs again
+--   last_error, hint, last_error_at    the last of a worker, until that one runs again
+--
+-- inbox.worker_status: the same for each of its workers.
 -- ---------------------------------------------------------------------------
-CREATE FUNCTION inbox.subscription_slots(OUT name name, OUT pid int, OUT state text, OUT partitions int,
-	OUT lag bigint, OUT handled bigint, OUT duplicates bigint, OUT rate bigint, OUT last_error text,
-	OUT hint text, OUT last_error_at timestamptz, OUT started timestamptz) RETURNS SETOF record
-	AS 'MODULE_PATHNAME', 'inbox_subscription_slots' LANGUAGE C VOLATILE PARALLEL UNSAFE;
-COMMENT ON FUNCTION inbox.subscription_slots() IS
+CREATE FUNCTION inbox.worker_slots(OUT subscription name, OUT worker int, OUT pid int, OUT state text,
+	OUT partitions int, OUT lag bigint, OUT handled bigint, OUT duplicates bigint, OUT rate bigint,
+	OUT last_error text, OUT hint text, OUT last_error_at timestamptz, OUT started timestamptz)
+	RETURNS SETOF record
+	AS 'MODULE_PATHNAME', 'inbox_worker_slots' LANGUAGE C VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION inbox.worker_slots() IS
 	'internal: what workers of subscriptions show';
+CREATE VIEW inbox.worker_status AS
+	SELECT w.* FROM inbox.subscription s JOIN inbox.worker_slots() w ON w.subscription = s.name
+		AND w.worker <= s.workers;
+COMMENT ON VIEW inbox.worker_status IS
+	'a row for each worker of a subscription';
 CREATE VIEW inbox.subscription_status AS
-	SELECT s.name AS subscription, s.server, s.topics, w.pid,
+	SELECT s.name AS subscription, s.server, s.topics, w.workers, w.pid,
 		CASE WHEN w.state IS NOT NULL THEN w.state WHEN pg_catalog.pg_is_in_recovery() THEN 'no_worker'
 			WHEN pg_catalog.current_setting('outbox.enabled', true) = 'off' THEN 'disabled'
 			WHEN s.paused THEN 'paused' ELSE 'starting' END AS state,
 		w.partitions, w.lag, w.handled, w.duplicates, w.rate,
 		(SELECT count(*) FROM inbox.waiting m WHERE m.subscription = s.name) AS waiting,
 		(SELECT count(*) FROM inbox.dead_letter d WHERE d.subscription = s.name) AS dead_letters,
-		w.last_error, w.hint, w.last_error_at, w.started
-	FROM inbox.subscription s LEFT JOIN inbox.subscription_slots() w USING (name);
+		e.last_error, e.hint, e.last_error_at, w.started
+	FROM inbox.subscription s
+		LEFT JOIN (
+			SELECT subscription, count(pid) AS workers, (array_agg(pid ORDER BY worker) FILTER (WHERE pid IS NOT NULL))[1] AS pid,
+				(array_agg(state ORDER BY array_position(
+					'{error,no_worker,retrying,starting,running,paused,disabled}'::text[], state)))[1] AS state,
+				sum(partitions)::int AS partitions, sum(lag)::bigint AS lag, sum(handled)::bigint AS handled,
+				sum(duplicates)::bigint AS duplicates, sum(rate)::bigint AS rate, min(started) AS started
+			FROM inbox.worker_status GROUP BY subscription) w ON w.subscription = s.name
+		LEFT JOIN (
+			SELECT DISTINCT ON (subscription) subscription, last_error, hint, last_error_at
+			FROM inbox.worker_status ORDER BY subscription, last_error_at DESC NULLS LAST) e
+			ON e.subscription = s.name;
 COMMENT ON VIEW inbox.subscription_status IS
-	'a row for each subscription: its worker, how far it is, and what went wrong';
-GRANT SELECT ON inbox.subscription_status TO inbox_consumer, outbox_admin;
+	'a row for each subscription: its workers, how far it is, and what went wrong';
+GRANT SELECT ON inbox.worker_status, inbox.subscription_status TO inbox_consumer, outbox_admin;
 
 DO $$
 DECLARE
@@ -1130,7 +1166,7 @@ BEGIN
 			OR (SELECT prorettype FROM pg_catalog.pg_proc WHERE oid = f) = 'trigger'::pg_catalog.regtype;
 		EXECUTE pg_catalog.format('GRANT EXECUTE ON FUNCTION %s TO inbox_consumer', f);
 	END LOOP;
-	GRANT EXECUTE ON FUNCTION inbox.subscription_slots() TO inbox_consumer, outbox_admin;
+	GRANT EXECUTE ON FUNCTION inbox.worker_slots() TO inbox_consumer, outbox_admin;
 	GRANT EXECUTE ON FUNCTION inbox.pause(name), inbox.resume(name), inbox.unsubscribe(name),
 		inbox.seek(name, text), inbox.redrive(name, text[]), inbox.discard(name, text[]) TO outbox_admin;
 END

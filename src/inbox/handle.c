@@ -37,6 +37,7 @@
 #include "inbox/mark.h"
 #include "inbox/worker.h"
 #include "miscadmin.h"
+#include "postmaster/interrupt.h"
 #include "utils/acl.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
@@ -164,6 +165,10 @@ call(InboxWorker *worker, InboxHandler *handler, Datum argument, const InboxMess
 		set_trace(traced);
 	SetUserIdAndSecContext(worker->subscription->owner, context | SECURITY_LOCAL_USERID_CHANGE);
 	worker->in_handler = true;
+	/* a SIGTERM that came before the transaction began, see worker.c */
+	if (ShutdownRequestPending)
+		InterruptPending = ProcDiePending = true;
+	CHECK_FOR_INTERRUPTS();
 	InitFunctionCallInfoData(*call, &handler->function, 1, DEFAULT_COLLATION_OID, NULL, NULL);
 	call->args[0].value = argument;
 	call->args[0].isnull = false;
@@ -440,9 +445,7 @@ inbox_handle_batch(InboxWorker *worker, const OutboxIncoming *incoming, int n)
 		ours = handle_in_transaction(worker, &batch, next, true);
 	if (!ours)
 	{
-		/* the row is right: begin anew from there */
-		inbox_partitions_unplace(worker);
-		inbox_waiting_load(worker);
+		inbox_places_lost(worker);
 		return;
 	}
 	for (int j = 0; j < npartitions; j++)

@@ -4,16 +4,26 @@
  *	  Where a subscription stands in each partition: inbox.position.
  *
  * The row of a partition is moved on in the transaction that has the effects of
- * what it passes, and only from where this worker believes it to be.  So of two
- * workers that have the same partition (one is a zombie that does not know yet
- * that the broker gave it away) the one that is late finds the row moved, its
- * transaction fails, and nothing of it remains.  What the broker remembers of the
- * group is never read; it is told, for its own tools.
+ * what it passes, and only by the worker that took it last, and from where that one
+ * believes it to be.  Taking it gives it another epoch, the id of the transaction that
+ * does, so that no two are the same.  So of two workers that have
+ * the same partition (one is a zombie that does not know yet that the broker gave it
+ * away) the one that was there first finds the epoch changed, its transaction fails,
+ * and nothing of it remains; what it had under way when the row was to be taken was
+ * waited for, by the lock on the row.
  *
- * Where a partition begins.  At the first assignment of a subscription's life, at
- * its start, which is resolved to offsets then, of all partitions in one
- * transaction.  A partition that turns up later (it was added, or a topic that
- * matches a pattern was made) is new, so it is read from its beginning.
+ * What the broker remembers of the group is told to it for its own tools, and is not
+ * read.  But where the group is shared with other databases or subscriptions, their
+ * progress is known to the broker only: then a partition goes on at the greater of
+ * row and group, and one that this subscription has never had (its epoch is 0, the
+ * row says where it would have begun) goes on where the group is.  After inbox.seek()
+ * (the epoch is -1) it begins where the row says, and the group is told so.  There the group is
+ * told only what is durable (worker.c sets synchronous_commit): a place that the
+ * broker has and this database has lost in a crash would be passed over.
+ *
+ * Where a partition begins that has no row: see start.c.
+ *
+ * Locks: the subscription's row before rows of places, in all that takes both.
  *
  * Copyright (c) 2026, pg_outbox contributors
  *
@@ -24,13 +34,15 @@
 #include "access/xact.h"
 #include "catalog/pg_type.h"
 #include "executor/spi.h"
+#include "fault.h"
 #include "inbox/worker.h"
 #include "mb/pg_wchar.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
-#include "utils/fmgrprotos.h"
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
+
+#define PLACE_TIMEOUT_MS	2000
 
 void
 inbox_partitions_assigned(InboxWorker *worker, const OutboxPlace *places, int n)
@@ -52,7 +64,7 @@ inbox_partitions_assigned(InboxWorker *worker, const OutboxPlace *places, int n)
 		partition->topic_local = pstrdup(pg_any_to_server(partition->topic,
 														  strlen(partition->topic), PG_UTF8));
 		partition->partition = places[i].partition;
-		partition->found = -1;
+		partition->earliest = partition->group_next = -1;
 		worker->partitions = lappend(worker->partitions, partition);
 	}
 	CommitTransactionCommand();
@@ -70,8 +82,8 @@ inbox_partitions_unplace(InboxWorker *worker)
 	{
 		InboxPartition *partition = lfirst(lc);
 
-		partition->placed = partition->stopped = partition->skips = false;
-		partition->found = -1;
+		partition->placed = partition->stopped = partition->skips = partition->group_asked = false;
+		partition->earliest = partition->group_next = -1;
 	}
 }
 
@@ -109,16 +121,17 @@ inbox_partition_find(InboxWorker *worker, const char *topic, int32 number)
 	return NULL;
 }
 
-static void
-begin(void)
+/* A transaction of the worker's own, with SPI. */
+void
+inbox_begin(void)
 {
 	StartTransactionCommand();
 	PushActiveSnapshot(GetTransactionSnapshot());
 	SPI_connect();
 }
 
-static void
-commit(InboxWorker *worker)
+void
+inbox_end(InboxWorker *worker)
 {
 	SPI_finish();
 	PopActiveSnapshot();
@@ -126,125 +139,227 @@ commit(InboxWorker *worker)
 	MemoryContextSwitchTo(worker->context);
 }
 
-/* The stored place of a partition; -1: it has none. */
-static int64
-stored_place(InboxWorker *worker, const InboxPartition *partition)
+/*
+ * Lock the subscription's row against inbox.seek() until the transaction ends, or
+ * against other workers too.  False: it is another one than we know, and is to be
+ * read anew.
+ */
+bool
+inbox_subscription_lock(InboxWorker *worker, bool exclusive)
 {
-	Oid			types[] = {TEXTOID, TEXTOID, INT4OID};
+	Oid			types[] = {TEXTOID, INT8OID, BOOLOID};
 	Datum		values[] = {CStringGetTextDatum(worker->subscription->name),
-		CStringGetTextDatum(partition->topic_local), Int32GetDatum(partition->partition)};
+		Int64GetDatum(worker->subscription->generation),
+	BoolGetDatum(worker->subscription->started)};
+
+	if (SPI_execute_with_args(exclusive ?
+							  "SELECT FROM inbox.subscription WHERE name = $1::name AND generation = $2"
+							  " AND started = $3 FOR NO KEY UPDATE" :
+							  "SELECT FROM inbox.subscription WHERE name = $1::name AND generation = $2"
+							  " AND started = $3 FOR SHARE",
+							  3, types, values, NULL, false, 0) != SPI_OK_SELECT)
+		elog(ERROR, "could not read inbox.subscription");
+	worker->reload = SPI_processed == 0;
+	return !worker->reload;
+}
+
+#define THIS_PLACE	" WHERE subscription = $1::name AND topic = $2 AND partition = $3"
+
+static void
+this_place(InboxWorker *worker, const InboxPartition *partition, Oid *types, Datum *values)
+{
+	types[0] = types[1] = TEXTOID;
+	types[2] = INT4OID;
+	values[0] = CStringGetTextDatum(worker->subscription->name);
+	values[1] = CStringGetTextDatum(partition->topic_local);
+	values[2] = Int32GetDatum(partition->partition);
+}
+
+/* The stored place of a partition, into next (-1: it has none) and epoch. */
+static void
+read_place(InboxWorker *worker, InboxPartition *partition, bool locks)
+{
+	Oid			types[3];
+	Datum		values[3];
 	bool		isnull;
 
-	/* a zombie's transaction that is not over yet is waited for */
-	if (SPI_execute_with_args("SELECT next FROM inbox.position WHERE subscription = $1::name AND topic = $2"
-							  " AND partition = $3 FOR UPDATE", 3, types, values, NULL, false, 0) != SPI_OK_SELECT)
+	this_place(worker, partition, types, values);
+	if (SPI_execute_with_args(locks ? "SELECT next, epoch FROM inbox.position" THIS_PLACE " FOR UPDATE" :
+							  "SELECT next, epoch FROM inbox.position" THIS_PLACE,
+							  3, types, values, NULL, !locks, 0) != SPI_OK_SELECT)
 		elog(ERROR, "could not read inbox.position");
-	return SPI_processed == 0 ? -1 :
-		DatumGetInt64(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &isnull));
+	partition->next = -1;
+	partition->epoch = 0;
+	if (SPI_processed == 0)
+		return;
+	partition->next = DatumGetInt64(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &isnull));
+	partition->epoch = DatumGetInt64(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 2, &isnull));
 }
 
 static void
-store_first_place(InboxWorker *worker, const InboxPartition *partition)
+write_place(InboxWorker *worker, const InboxPartition *partition)
 {
-	Oid			types[] = {TEXTOID, TEXTOID, INT4OID, INT8OID};
-	Datum		values[] = {CStringGetTextDatum(worker->subscription->name),
-		CStringGetTextDatum(partition->topic_local), Int32GetDatum(partition->partition),
-	Int64GetDatum(partition->next)};
+	Oid			types[5];
+	Datum		values[5];
 
-	if (SPI_execute_with_args("INSERT INTO inbox.position (subscription, topic, partition, next)"
-							  " VALUES ($1::name, $2, $3, $4)"
-							  " ON CONFLICT (subscription, topic, partition) DO UPDATE SET next = excluded.next",
-							  4, types, values, NULL, false, 0) != SPI_OK_INSERT)
+	this_place(worker, partition, types, values);
+	types[3] = types[4] = INT8OID;
+	values[3] = Int64GetDatum(partition->next);
+	values[4] = Int64GetDatum(partition->epoch);
+	if (SPI_execute_with_args("INSERT INTO inbox.position (subscription, topic, partition, next, epoch)"
+							  " VALUES ($1::name, $2, $3, $4, $5)"
+							  " ON CONFLICT (subscription, topic, partition)"
+							  " DO UPDATE SET next = excluded.next, epoch = excluded.epoch",
+							  5, types, values, NULL, false, 0) != SPI_OK_INSERT)
 		elog(ERROR, "could not write inbox.position");
 }
 
+/* Show why the broker's answer is not there; no error: it only takes its time. */
+void
+inbox_show_failure(InboxWorker *worker, OutboxFailure failure, const OutboxError *error)
+{
+	if (error->text[0] != '\0' && (failure != OUTBOX_RETRY || error->name[0] != '\0'))
+		inbox_set_error(worker->slot, error->text, error->hint);
+}
+
+/* Ask the broker once for a place of this partition; true: *known has it. */
+static bool
+ask(InboxWorker *worker, InboxPartition *partition, OutboxFrom from, int64 *known)
+{
+	OutboxError error = {0};
+	OutboxFailure failure;
+	int64_t		offset;
+
+	failure = worker->source->find(worker->client, partition->topic, partition->partition, from, 0,
+								   &offset, &error);
+	if (failure == OUTBOX_OK)
+		*known = offset;
+	else
+		inbox_show_failure(worker, failure, &error);
+	return failure == OUTBOX_OK;
+}
+
+/* What must be known besides the row, see the banner; false: not all of it is yet. */
+static bool
+ask_what_is_missing(InboxWorker *worker, InboxPartition *partition)
+{
+	bool		known = true;
+
+	if ((partition->next < 0 || partition->skips) && partition->earliest < 0)
+		known = ask(worker, partition, OUTBOX_FROM_EARLIEST, &partition->earliest);
+	if (worker->subscription->shared_group && !partition->group_asked)
+	{
+		partition->group_asked = ask(worker, partition, OUTBOX_FROM_GROUP, &partition->group_next);
+		known = known && partition->group_asked;
+	}
+	return known;
+}
+
+/* Where a partition goes on, of what is stored and what the broker told. */
+static int64
+place_of(const InboxPartition *partition)
+{
+	int64		next = partition->next < 0 || partition->skips ? partition->earliest : partition->next;
+
+	if (partition->group_next < 0 || partition->skips || partition->epoch < 0)
+		return next;
+	return partition->epoch == 0 ? partition->group_next : Max(next, partition->group_next);
+}
+
 /*
- * Ask the broker where a partition is to begin; false: not known yet.  It tells
- * once, and others may not be known by then.
+ * A shared group that is nowhere in a partition, or elsewhere, is told where we begin
+ * before we handle anything: another member that takes it over goes on from there.
  */
 static bool
-find_start(InboxWorker *worker, InboxPartition *partition)
+begin_for_the_group(InboxWorker *worker, InboxPartition *partition)
 {
-	const char *start = worker->subscription->started || partition->skips ? "earliest" :
-		worker->subscription->start;
-	OutboxFrom	from = OUTBOX_FROM_TIME;
-	int64		time_ms = 0;
-	int64_t		offset;
+	OutboxPlace place = {partition->topic, partition->partition, place_of(partition)};
 	OutboxError error = {0};
 	OutboxFailure failure;
 
-	if (partition->found >= 0)
+	if (!worker->subscription->shared_group ||
+		(partition->group_next >= 0 && partition->epoch >= 0))
 		return true;
-	if (strcmp(start, "earliest") == 0)
-		from = OUTBOX_FROM_EARLIEST;
-	else if (strcmp(start, "latest") == 0)
-		from = OUTBOX_FROM_LATEST;
-	else
-		time_ms = DatumGetTimestampTz(DirectFunctionCall3(timestamptz_in, CStringGetDatum(start),
-														  ObjectIdGetDatum(InvalidOid), Int32GetDatum(-1))) / 1000 +
-			(int64) (POSTGRES_EPOCH_JDATE - UNIX_EPOCH_JDATE) * SECS_PER_DAY * 1000;
-	time_ms = Max(time_ms, 0);
-	failure = worker->source->find(worker->client, partition->topic, partition->partition, from,
-								   time_ms, &offset, &error);
+	failure = worker->source->commit(worker->client, &place, 1, PLACE_TIMEOUT_MS, &error);
 	if (failure == OUTBOX_OK)
-	{
-		partition->found = offset;
-		return true;
-	}
-	if (error.text[0] != '\0' && (failure != OUTBOX_RETRY || error.name[0] != '\0'))
-		inbox_set_error(worker->slot, error.text, error.hint);
-	return false;
+		partition->group_next = place.offset;
+	else
+		inbox_show_failure(worker, failure, &error);
+	return failure == OUTBOX_OK;
 }
 
-/* Have a partition begin where the broker told. */
-static void
-begin_there(InboxWorker *worker, InboxPartition *partition)
-{
-	if (partition->skips)
-		ereport(LOG,
-				(errmsg("pg_outbox subscription \"%s\" passes over messages that the broker does not have any more",
-						worker->subscription->name),
-				 errdetail("Partition %d of topic \"%s\", from offset %lld to %lld.",
-						   partition->partition, partition->topic_local,
-						   (long long) partition->next, (long long) partition->found)));
-	partition->next = partition->found;
-	store_first_place(worker, partition);
-}
-
-/* Read where partitions stand; those without a place get the one they begin at. */
+/* Learn what new partitions need; false: not all is known yet. */
 static bool
-look_up_places(InboxWorker *worker)
+prepare_places(InboxWorker *worker)
 {
 	bool		all = true;
 	ListCell   *lc;
 
-	begin();
+	inbox_begin();
+	foreach(lc, worker->partitions)
+		if (!((InboxPartition *) lfirst(lc))->placed)
+			read_place(worker, lfirst(lc), false);
+	inbox_end(worker);
 	foreach(lc, worker->partitions)
 	{
 		InboxPartition *partition = lfirst(lc);
 
-		if (partition->placed)
-			continue;
-		partition->next = stored_place(worker, partition);
-		if ((partition->next < 0 || partition->skips) && !find_start(worker, partition))
-			all = false;
+		if (!partition->placed)
+			all = ask_what_is_missing(worker, partition) && all;
 	}
-	if (all)
+	foreach(lc, worker->partitions)
 	{
-		Oid			types[] = {TEXTOID};
-		Datum		values[] = {CStringGetTextDatum(worker->subscription->name)};
+		InboxPartition *partition = lfirst(lc);
 
-		foreach(lc, worker->partitions)
-			if (((InboxPartition *) lfirst(lc))->found >= 0)
-				begin_there(worker, lfirst(lc));
-		if (!worker->subscription->started)
-			(void) SPI_execute_with_args("UPDATE inbox.subscription SET started = true WHERE name = $1::name",
-										 1, types, values, NULL, false, 0);
+		if (all && !partition->placed)
+			all = begin_for_the_group(worker, partition);
 	}
-	commit(worker);
-	if (all)
-		worker->subscription->started = true;
 	return all;
+}
+
+static void
+log_skip(InboxWorker *worker, const InboxPartition *partition, int64 to)
+{
+	ereport(LOG,
+			(errmsg("pg_outbox subscription \"%s\" passes over messages that the broker does not have any more",
+					worker->subscription->name),
+			 errdetail("Partition %d of topic \"%s\", from offset %lld to %lld.",
+					   partition->partition, partition->topic_local,
+					   (long long) partition->next, (long long) to)));
+}
+
+/* Take the rows of new partitions for this worker; false: something has changed. */
+static bool
+take_places(InboxWorker *worker)
+{
+	bool		ours;
+	ListCell   *lc;
+
+	inbox_begin();
+	ours = inbox_subscription_lock(worker, false);
+	foreach(lc, worker->partitions)
+	{
+		InboxPartition *partition = lfirst(lc);
+		int64		next;
+
+		if (!ours || partition->placed)
+			continue;
+		/* a zombie's transaction that is not over yet is waited for */
+		read_place(worker, partition, true);
+		next = place_of(partition);
+		if (next < 0)
+		{
+			ours = false;		/* somebody has deleted the row by hand */
+			continue;
+		}
+		if (partition->skips)
+			log_skip(worker, partition, next);
+		partition->next = next;
+		partition->epoch = (int64) U64FromFullTransactionId(GetTopFullTransactionId());
+		write_place(worker, partition);
+	}
+	inbox_end(worker);
+	return ours;
 }
 
 /*
@@ -264,8 +379,11 @@ inbox_partitions_place(InboxWorker *worker)
 		n += !((InboxPartition *) lfirst(lc))->placed;
 	if (n == 0)
 		return true;
-	if (!look_up_places(worker))
+	if ((!worker->subscription->started && !inbox_start(worker)) ||
+		!prepare_places(worker) || !take_places(worker))
 		return false;
+	/* what the one before us has left waiting there */
+	inbox_waiting_load(worker);
 	places = MemoryContextAlloc(worker->scratch, n * sizeof(OutboxPlace));
 	n = 0;
 	foreach(lc, worker->partitions)
@@ -284,9 +402,19 @@ inbox_partitions_place(InboxWorker *worker)
 
 		partition->placed = true;
 		partition->skips = false;
-		partition->found = -1;
+		partition->earliest = -1;
 	}
 	return true;
+}
+
+/* Another worker has taken partitions of ours, or seek() has: begin anew from there. */
+void
+inbox_places_lost(InboxWorker *worker)
+{
+	inbox_partitions_unplace(worker);
+	worker->stale = true;
+	worker->lost = true;
+	INSTR_TIME_SET_CURRENT(worker->lost_at);
 }
 
 /*
@@ -296,13 +424,14 @@ inbox_partitions_place(InboxWorker *worker)
 bool
 inbox_places_advance(InboxWorker *worker, const int64 *next)
 {
-	Oid			types[] = {TEXTOID, TEXTARRAYOID, INT4ARRAYOID, INT8ARRAYOID, INT8ARRAYOID};
+	Oid			types[] = {TEXTOID, TEXTARRAYOID, INT4ARRAYOID, INT8ARRAYOID, INT8ARRAYOID, INT8ARRAYOID};
 	int			all = list_length(worker->partitions);
-	Datum	   *topics = palloc(4 * all * sizeof(Datum));
+	Datum	   *topics = palloc(5 * all * sizeof(Datum));
 	Datum	   *numbers = topics + all;
-	Datum	   *was = numbers + all;
+	Datum	   *epochs = numbers + all;
+	Datum	   *was = epochs + all;
 	Datum	   *becomes = was + all;
-	Datum		values[5];
+	Datum		values[6];
 	int			n = 0;
 	uint64		moved;
 
@@ -314,24 +443,26 @@ inbox_places_advance(InboxWorker *worker, const int64 *next)
 			continue;
 		topics[n] = CStringGetTextDatum(partition->topic_local);
 		numbers[n] = Int32GetDatum(partition->partition);
+		epochs[n] = Int64GetDatum(partition->epoch);
 		was[n] = Int64GetDatum(partition->next);
 		becomes[n++] = Int64GetDatum(next[i]);
 	}
 	values[0] = CStringGetTextDatum(worker->subscription->name);
 	values[1] = PointerGetDatum(construct_array(topics, n, TEXTOID, -1, false, TYPALIGN_INT));
 	values[2] = PointerGetDatum(construct_array(numbers, n, INT4OID, 4, true, TYPALIGN_INT));
-	values[3] = PointerGetDatum(construct_array(was, n, INT8OID, 8, FLOAT8PASSBYVAL, TYPALIGN_DOUBLE));
-	values[4] = PointerGetDatum(construct_array(becomes, n, INT8OID, 8, FLOAT8PASSBYVAL, TYPALIGN_DOUBLE));
+	values[3] = PointerGetDatum(construct_array(epochs, n, INT8OID, 8, FLOAT8PASSBYVAL, TYPALIGN_DOUBLE));
+	values[4] = PointerGetDatum(construct_array(was, n, INT8OID, 8, FLOAT8PASSBYVAL, TYPALIGN_DOUBLE));
+	values[5] = PointerGetDatum(construct_array(becomes, n, INT8OID, 8, FLOAT8PASSBYVAL, TYPALIGN_DOUBLE));
 	SPI_connect();
 	if (SPI_execute_with_args("UPDATE inbox.position p SET next = v.next"
-							  " FROM unnest($2, $3, $4, $5) v (topic, partition, was, next)"
+							  " FROM unnest($2, $3, $4, $5, $6) v (topic, partition, epoch, was, next)"
 							  " WHERE p.subscription = $1::name AND p.topic = v.topic"
-							  " AND p.partition = v.partition AND p.next = v.was",
-							  5, types, values, NULL, false, 0) != SPI_OK_UPDATE)
+							  " AND p.partition = v.partition AND p.epoch = v.epoch AND p.next = v.was",
+							  6, types, values, NULL, false, 0) != SPI_OK_UPDATE)
 		elog(ERROR, "could not write inbox.position");
 	moved = SPI_processed;
 	SPI_finish();
-	return moved == n;
+	return moved == n || !OUTBOX_RULE("inbox-fence");
 }
 
 /* Tell the broker how far we are. */

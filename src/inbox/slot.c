@@ -3,10 +3,10 @@
  * slot.c
  *	  Workers of subscriptions: the keeper's side, and what they show.
  *
- * The keeper has a worker run for each subscription that is not paused.  It reads
- * the table of subscriptions each turn, and is woken by the functions that change
- * it.  As with relays, a subscription's slot is its own as long as it exists, so
- * that its figures and last error outlive a worker that crashed.
+ * The keeper has so many workers run as each subscription wants.  It reads the table
+ * of subscriptions each turn, and is woken by the functions that change it.  As with
+ * relays, a worker's slot is its own as long as it is wanted, so that its figures and
+ * last error outlive a worker that crashed.
  *
  * Copyright (c) 2026, pg_outbox contributors
  *
@@ -29,9 +29,9 @@
 #include "utils/timestamp.h"
 
 #define WORKER_RETRY_MS		2000
-#define STATUS_NCOLUMNS		12
+#define STATUS_NCOLUMNS		13
 
-PG_FUNCTION_INFO_V1(inbox_subscription_slots);
+PG_FUNCTION_INFO_V1(inbox_worker_slots);
 PG_FUNCTION_INFO_V1(inbox_wake);
 PG_FUNCTION_INFO_V1(inbox_require_preload);
 
@@ -73,13 +73,14 @@ inbox_clear_error(InboxSlot *slot)
 	SpinLockRelease(&slot->mutex);
 }
 
-/* Make a free slot a subscription's; with OutboxShared.lock held. */
+/* Make a free slot a worker's; with OutboxShared.lock held. */
 static void
-take_slot(InboxSlot *slot, Oid extoid, const char *name)
+take_slot(InboxSlot *slot, Oid extoid, const char *name, int number)
 {
 	SpinLockAcquire(&slot->mutex);
 	slot->extoid = extoid;
 	namestrcpy(&slot->name, name);
+	slot->number = number;
 	slot->pid = 0;
 	slot->proc = NULL;
 	slot->state = INBOX_STATE_STARTING;
@@ -96,9 +97,9 @@ take_slot(InboxSlot *slot, Oid extoid, const char *name)
 	slot->dboid = MyDatabaseId;
 }
 
-/* A subscription's slot: the one it has, else a free one; NULL: all are taken. */
+/* A worker's slot: the one it has, else a free one; NULL: all are taken. */
 static InboxSlot *
-slot_of(Oid extoid, const char *name)
+slot_of(Oid extoid, const char *name, int number)
 {
 	InboxSlot  *slot = NULL;
 
@@ -107,7 +108,8 @@ slot_of(Oid extoid, const char *name)
 	{
 		InboxSlot  *s = &outbox_shared->inboxes[i];
 
-		if (s->dboid == MyDatabaseId && s->extoid == extoid && strcmp(NameStr(s->name), name) == 0)
+		if (s->dboid == MyDatabaseId && s->extoid == extoid && s->number == number &&
+			strcmp(NameStr(s->name), name) == 0)
 		{
 			slot = s;
 			break;
@@ -116,15 +118,15 @@ slot_of(Oid extoid, const char *name)
 			slot = s;
 	}
 	if (slot != NULL && !OidIsValid(slot->dboid))
-		take_slot(slot, extoid, name);
+		take_slot(slot, extoid, name, number);
 	LWLockRelease(&outbox_shared->lock);
 	return slot;
 }
 
 static bool
-supervise_one(Oid extoid, const char *name)
+supervise_one(Oid extoid, const char *name, int number)
 {
-	InboxSlot  *slot = slot_of(extoid, name);
+	InboxSlot  *slot = slot_of(extoid, name, number);
 	char		worker_name[BGW_MAXLEN];
 
 	if (slot == NULL)
@@ -143,7 +145,10 @@ supervise_one(Oid extoid, const char *name)
 	slot->started = GetCurrentTimestamp();
 	slot->tried = outbox_clock_ms();
 	pg_atomic_write_u32(&slot->stop, 0);
-	snprintf(worker_name, BGW_MAXLEN, "pg_outbox inbox %s", name);
+	if (number == 0)
+		snprintf(worker_name, BGW_MAXLEN, "pg_outbox inbox %s", name);
+	else
+		snprintf(worker_name, BGW_MAXLEN, "pg_outbox inbox %s (%d)", name, number + 1);
 	if (!outbox_worker_start("inbox_worker_main", worker_name, MyDatabaseId,
 							 Int32GetDatum((int) (slot - outbox_shared->inboxes))))
 	{
@@ -154,26 +159,30 @@ supervise_one(Oid extoid, const char *name)
 }
 
 static bool
-is_listed(List *names, const char *name)
+is_wanted(List *subscriptions, const InboxSlot *slot)
 {
 	ListCell   *lc;
 
-	foreach(lc, names)
-		if (strcmp(lfirst(lc), name) == 0)
-			return true;
+	foreach(lc, subscriptions)
+	{
+		InboxListed *listed = lfirst(lc);
+
+		if (strcmp(NameStr(listed->name), NameStr(slot->name)) == 0)
+			return slot->number < listed->workers;
+	}
 	return false;
 }
 
-/* End the workers of subscriptions that are gone. */
+/* End the workers that are not wanted any more. */
 static void
-stop_others(List *names)
+stop_others(List *subscriptions)
 {
 	LWLockAcquire(&outbox_shared->lock, LW_EXCLUSIVE);
 	for (int i = 0; i < outbox_shared->max_relays; i++)
 	{
 		InboxSlot  *slot = &outbox_shared->inboxes[i];
 
-		if (slot->dboid != MyDatabaseId || is_listed(names, NameStr(slot->name)))
+		if (slot->dboid != MyDatabaseId || is_wanted(subscriptions, slot))
 			continue;
 		pg_atomic_write_u32(&slot->stop, 1);
 		if (slot->pid == 0)
@@ -187,13 +196,18 @@ stop_others(List *names)
 bool
 inbox_supervise(Oid extoid)
 {
-	List	   *names = inbox_subscription_names();
+	List	   *subscriptions = inbox_subscription_list();
 	bool		all_run = true;
 	ListCell   *lc;
 
-	stop_others(names);
-	foreach(lc, names)
-		all_run = supervise_one(extoid, lfirst(lc)) && all_run;
+	stop_others(subscriptions);
+	foreach(lc, subscriptions)
+	{
+		InboxListed *listed = lfirst(lc);
+
+		for (int i = 0; i < listed->workers; i++)
+			all_run = supervise_one(extoid, NameStr(listed->name), i) && all_run;
+	}
 	return all_run;
 }
 
@@ -223,28 +237,29 @@ put_slot(ReturnSetInfo *rsinfo, InboxSlot *shared)
 		slot.pid == 0 && slot.state != INBOX_STATE_NO_WORKER ? INBOX_STATE_STARTING : slot.state;
 
 	values[0] = NameGetDatum(&slot.name);
-	nulls[1] = slot.pid == 0;
-	values[1] = Int32GetDatum(slot.pid);
-	values[2] = CStringGetTextDatum(state_name(state));
-	values[3] = Int32GetDatum((int32) pg_atomic_read_u32(&shared->partitions));
-	values[4] = Int64GetDatum((int64) pg_atomic_read_u64(&shared->lag));
-	values[5] = Int64GetDatum((int64) pg_atomic_read_u64(&shared->handled));
-	values[6] = Int64GetDatum((int64) pg_atomic_read_u64(&shared->duplicates));
-	values[7] = Int64GetDatum((int64) slot.rate);
-	nulls[8] = slot.last_error[0] == '\0';
-	values[8] = CStringGetTextDatum(slot.last_error);
-	nulls[9] = slot.last_hint[0] == '\0';
-	values[9] = CStringGetTextDatum(slot.last_hint);
-	nulls[10] = slot.last_error_at == 0;
-	values[10] = TimestampTzGetDatum(slot.last_error_at);
-	nulls[11] = slot.pid == 0;
-	values[11] = TimestampTzGetDatum(slot.started);
+	values[1] = Int32GetDatum(slot.number + 1);
+	nulls[2] = slot.pid == 0;
+	values[2] = Int32GetDatum(slot.pid);
+	values[3] = CStringGetTextDatum(state_name(state));
+	values[4] = Int32GetDatum((int32) pg_atomic_read_u32(&shared->partitions));
+	values[5] = Int64GetDatum((int64) pg_atomic_read_u64(&shared->lag));
+	values[6] = Int64GetDatum((int64) pg_atomic_read_u64(&shared->handled));
+	values[7] = Int64GetDatum((int64) pg_atomic_read_u64(&shared->duplicates));
+	values[8] = Int64GetDatum((int64) slot.rate);
+	nulls[9] = slot.last_error[0] == '\0';
+	values[9] = CStringGetTextDatum(slot.last_error);
+	nulls[10] = slot.last_hint[0] == '\0';
+	values[10] = CStringGetTextDatum(slot.last_hint);
+	nulls[11] = slot.last_error_at == 0;
+	values[11] = TimestampTzGetDatum(slot.last_error_at);
+	nulls[12] = slot.pid == 0;
+	values[12] = TimestampTzGetDatum(slot.started);
 	tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, values, nulls);
 }
 
 /* The part of inbox.subscription_status that is in shared memory. */
 Datum
-inbox_subscription_slots(PG_FUNCTION_ARGS)
+inbox_worker_slots(PG_FUNCTION_ARGS)
 {
 	InitMaterializedSRF(fcinfo, 0);
 	for (int i = 0; outbox_shared != NULL && i < outbox_shared->max_relays; i++)

@@ -31,8 +31,8 @@ typedef enum InboxState
 } InboxState;
 
 /*
- * A subscription's slot, claimed by the keeper and kept as long as the subscription
- * exists.  All but the atomics is protected by the mutex, identity also by
+ * A worker's slot, claimed by the keeper and kept as long as the subscription wants
+ * that worker.  All but the atomics is protected by the mutex, identity also by
  * OutboxShared.lock.
  */
 typedef struct InboxSlot
@@ -41,6 +41,7 @@ typedef struct InboxSlot
 	Oid			dboid;			/* InvalidOid: free slot */
 	Oid			extoid;
 	NameData	name;			/* of the subscription */
+	int			number;			/* of the worker; 0: the first */
 	pid_t		pid;			/* 0: not running */
 	PGPROC	   *proc;			/* to set its latch */
 	InboxState	state;
@@ -60,7 +61,7 @@ typedef struct InboxSlot
 } InboxSlot;
 
 /*
- * Have a worker run for each subscription, and none for others; the keeper's, in a
+ * Have the workers of each subscription run, and no others; the keeper's, in a
  * transaction.  True: all run.
  */
 extern bool inbox_supervise(Oid extoid);

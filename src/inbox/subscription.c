@@ -114,6 +114,7 @@ from_row(void)
 	s->skip_gaps = strcmp(column(16), "skip") == 0;
 	s->timeout_ms = atoi(column(17));
 	s->generation = atoll(column(18));
+	s->shared_group = strcmp(column(19), "t") == 0;
 	hashed = psprintf("%s\n%s\n%s", s->server, s->topics_text, s->group_id);
 	s->client_hash = hash_bytes_extended((unsigned char *) hashed, strlen(hashed), 0);
 	return s;
@@ -132,7 +133,7 @@ inbox_subscription_load(const char *name, MemoryContext context)
 							  " max_attempts, (extract(epoch FROM backoff) * 1000)::bigint, on_error, dedup_by,"
 							  " (extract(epoch FROM dedup_ttl) * 1000000)::bigint,"
 							  " coalesce(group_id, (SELECT 'pg_outbox.' || log_uuid || '.' || name FROM outbox.log_identity)),"
-							  " on_gap, (extract(epoch FROM timeout) * 1000)::int, generation"
+							  " on_gap, (extract(epoch FROM timeout) * 1000)::int, generation, shared_group"
 							  " FROM inbox.subscription WHERE name = $1",
 							  1, types, values, NULL, true, 0) != SPI_OK_SELECT)
 		elog(ERROR, "could not read inbox.subscription");
@@ -149,24 +150,28 @@ inbox_subscription_load(const char *name, MemoryContext context)
 }
 
 List *
-inbox_subscription_names(void)
+inbox_subscription_list(void)
 {
 	MemoryContext caller = CurrentMemoryContext;
-	List	   *names = NIL;
+	List	   *list = NIL;
 
 	PushActiveSnapshot(GetTransactionSnapshot());
 	SPI_connect();
-	if (SPI_execute("SELECT name FROM inbox.subscription", true, 0) != SPI_OK_SELECT)
+	if (SPI_execute("SELECT name, workers FROM inbox.subscription", true, 0) != SPI_OK_SELECT)
 		elog(ERROR, "could not read inbox.subscription");
 	for (uint64 i = 0; i < SPI_processed; i++)
 	{
-		char	   *name = SPI_getvalue(SPI_tuptable->vals[i], SPI_tuptable->tupdesc, 1);
-		MemoryContext old = MemoryContextSwitchTo(caller);
+		HeapTuple	row = SPI_tuptable->vals[i];
+		MemoryContext spi = MemoryContextSwitchTo(caller);
+		InboxListed *listed = palloc(sizeof(InboxListed));
+		bool		isnull;
 
-		names = lappend(names, pstrdup(name));
-		MemoryContextSwitchTo(old);
+		namestrcpy(&listed->name, SPI_getvalue(row, SPI_tuptable->tupdesc, 1));
+		listed->workers = DatumGetInt32(SPI_getbinval(row, SPI_tuptable->tupdesc, 2, &isnull));
+		list = lappend(list, listed);
+		MemoryContextSwitchTo(spi);
 	}
 	SPI_finish();
 	PopActiveSnapshot();
-	return names;
+	return list;
 }

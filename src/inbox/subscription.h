@@ -45,6 +45,7 @@ typedef struct InboxSubscription
 	JsonPath   *dedup_path;
 	int64		dedup_ttl_us;
 	char	   *group_id;
+	bool		shared_group;	/* others consume in it too */
 	bool		skip_gaps;		/* on_gap */
 	int			timeout_ms;		/* of a handler; 0: none */
 	int64		generation;		/* grows when places were changed by inbox.seek() */
@@ -54,7 +55,14 @@ typedef struct InboxSubscription
 /* In the given context; NULL when it is not there.  Needs a transaction. */
 extern InboxSubscription *inbox_subscription_load(const char *name, MemoryContext context);
 
-/* Names of all of this database; in the current context.  Needs a transaction. */
-extern List *inbox_subscription_names(void);
+/* A subscription, and how many workers it wants. */
+typedef struct InboxListed
+{
+	NameData	name;
+	int			workers;
+} InboxListed;
+
+/* All of this database; in the current context.  Needs a transaction. */
+extern List *inbox_subscription_list(void);
 
 #endif							/* OUTBOX_INBOX_SUBSCRIPTION_H */

@@ -10,12 +10,17 @@
  * handled, or given up, the next becomes due.  A message without a key has nobody
  * behind it.
  *
- * Which keys have messages there is kept in memory, as hashes: two keys with one
- * hash only wait for each other.  It is read anew whenever a transaction failed that
- * may have changed it.
+ * Which keys have messages there is kept in memory, as hashes of 64 bits.  It is read
+ * anew whenever a transaction failed that may have changed it, and when a partition
+ * was taken over (places.c), after the row of its place was: so what the worker before
+ * us has added is seen, and it can add no more.
  *
- * A retry is a transaction of its own, which locks the row: what is being retried
- * elsewhere, by a worker that had the partition before, is left alone.
+ * A retry is a transaction of its own, which locks the message's row; one that is
+ * locked is left alone.  It may be that of a worker that had the partition before: so
+ * who adds a message behind others waits for the first of them, and makes it due where
+ * none is left.  What is long overdue is retried by any worker: it is of a partition
+ * that no worker of this database has, since the topic is not consumed any more, or
+ * another member of a shared group has it.
  *
  * Copyright (c) 2026, pg_outbox contributors
  *
@@ -29,9 +34,11 @@
 #include "common/pg_prng.h"
 #include "compat.h"
 #include "executor/spi.h"
+#include "fault.h"
 #include "fmgr.h"
 #include "inbox/mark.h"
 #include "inbox/worker.h"
+#include "mb/pg_wchar.h"
 #include "utils/builtins.h"
 #include "utils/fmgrprotos.h"
 #include "utils/jsonb.h"
@@ -41,6 +48,7 @@
 #define ERRCODE_RETRY_LATER	MAKE_SQLSTATE('O', 'B', '0', '0', '1')
 #define ERRCODE_REJECTED	MAKE_SQLSTATE('O', 'B', '0', '0', '2')
 #define MAX_BACKOFF_MS		(3600 * 1000)
+#define LONG_OVERDUE		"interval '10 s'"
 
 PG_FUNCTION_INFO_V1(inbox_retry_later);
 PG_FUNCTION_INFO_V1(inbox_reject);
@@ -204,20 +212,47 @@ insert_row(InboxWorker *worker, const char *sql, const InboxMessage *message, in
 	execute(sql, lengthof(types), types, values, nulls, SPI_OK_INSERT);
 }
 
+/*
+ * Is there a message of the same key that waits?  Another worker may be about to
+ * finish it: that is waited for, else it would not see the one that is added, and
+ * nobody would make that due.
+ */
+static bool
+has_one_before(InboxWorker *worker, const InboxMessage *message)
+{
+	Oid			types[] = {TEXTOID, TEXTOID, INT4OID, TEXTOID};
+	Datum		values[] = {CStringGetTextDatum(worker->subscription->name),
+		CStringGetTextDatum(message->partition->topic_local),
+	Int32GetDatum(message->partition->partition), message->key};
+	bool		found;
+
+	SPI_connect();
+	if (SPI_execute_with_args("SELECT FROM inbox.waiting WHERE subscription = $1::name AND topic = $2"
+							  " AND partition = $3 AND hashtext(key) = hashtext($4) AND key = $4"
+							  " ORDER BY \"offset\" LIMIT 1 FOR UPDATE",
+							  4, types, values, NULL, false, 0) != SPI_OK_SELECT)
+		elog(ERROR, "could not read inbox.waiting");
+	found = SPI_processed > 0;
+	SPI_finish();
+	return found;
+}
+
 /* Failure: why it waits; NULL: for the one before it. */
 void
 inbox_waiting_add(InboxWorker *worker, const InboxMessage *message, const InboxFailure *failure)
 {
 	int64		ms = failure == NULL ? 0 : failure->again_ms >= 0 ? failure->again_ms :
 		backoff_ms(worker->subscription, message->attempt);
+	bool		due = failure != NULL ||
+		(OUTBOX_RULE("inbox-one-before") && !has_one_before(worker, message));
 
+	/* it may be there, and come again after inbox.seek() */
 	insert_row(worker, "INSERT INTO inbox.waiting (subscription, topic, partition, \"offset\", message_id, key,"
 			   " headers, payload, \"timestamp\", attempts, due, sqlstate, error, context)"
 			   " VALUES ($1::name, $2, $3, $4, $5, $6, $7, $8, $9, $10,"
 			   " clock_timestamp() + $11 * interval '1 millisecond', $12, $13, $14)"
-	/* one that waits, and is read once more after a seek */
 			   " ON CONFLICT (subscription, topic, partition, \"offset\") DO NOTHING",
-			   message, failure == NULL ? 0 : message->attempt, failure != NULL, ms, failure);
+			   message, failure == NULL ? 0 : message->attempt, due, ms, failure);
 	if (!message->no_key)
 	{
 		uint64		hash = hash_of(message);
@@ -242,33 +277,35 @@ inbox_dead_letter(InboxWorker *worker, const InboxMessage *message, const InboxF
 static void
 our_partitions(InboxWorker *worker, Datum *topics, Datum *numbers)
 {
-	int			n = list_length(worker->partitions);
-	Datum	   *elements = palloc(2 * Max(n, 1) * sizeof(Datum));
-
-	for (int i = 0; i < n; i++)
-	{
-		InboxPartition *partition = list_nth(worker->partitions, i);
-
-		elements[i] = CStringGetTextDatum(partition->topic_local);
-		elements[n + i] = Int32GetDatum(partition->partition);
-	}
-	*topics = PointerGetDatum(construct_array(elements, n, TEXTOID, -1, false, TYPALIGN_INT));
-	*numbers = PointerGetDatum(construct_array(elements + n, n, INT4OID, 4, true, TYPALIGN_INT));
-}
-
-static InboxPartition *
-find_local(InboxWorker *worker, const char *topic, int32 number)
-{
+	int			most = list_length(worker->partitions);
+	Datum	   *names = palloc(2 * Max(most, 1) * sizeof(Datum));
+	Datum	   *places = names + most;
+	int			n = 0;
 	ListCell   *lc;
 
 	foreach(lc, worker->partitions)
 	{
 		InboxPartition *partition = lfirst(lc);
 
-		if (partition->partition == number && strcmp(partition->topic_local, topic) == 0)
-			return partition;
+		if (!partition->placed)
+			continue;
+		names[n] = CStringGetTextDatum(partition->topic_local);
+		places[n++] = Int32GetDatum(partition->partition);
 	}
-	return NULL;
+	*topics = PointerGetDatum(construct_array(names, n, TEXTOID, -1, false, TYPALIGN_INT));
+	*numbers = PointerGetDatum(construct_array(places, n, INT4OID, 4, true, TYPALIGN_INT));
+}
+
+/* The partition of a message that waited, ours or not. */
+static InboxPartition *
+partition_of(const char *topic, int32 number)
+{
+	InboxPartition *partition = palloc0(sizeof(InboxPartition));
+
+	partition->topic_local = pstrdup(topic);
+	partition->topic = pg_server_to_any(partition->topic_local, (int) strlen(topic), PG_UTF8);
+	partition->partition = number;
+	return partition;
 }
 
 /* Lock the message that is due first; false: there is none. */
@@ -291,8 +328,9 @@ take_due(InboxWorker *worker, InboxMessage *message)
 	SPI_connect();
 	if (inbox_execute(&plan, "SELECT topic, partition, \"offset\", message_id, key, headers, payload, \"timestamp\","
 					  " attempts FROM inbox.waiting w WHERE subscription = $1::name AND due <= $4"
-					  " AND EXISTS (SELECT FROM unnest($2, $3) v (topic, partition)"
-					  " WHERE v.topic = w.topic AND v.partition = w.partition)"
+					  " AND (due < $4 - " LONG_OVERDUE
+					  " OR EXISTS (SELECT FROM unnest($2, $3) v (topic, partition)"
+					  " WHERE v.topic = w.topic AND v.partition = w.partition))"
 					  " ORDER BY due LIMIT 1 FOR UPDATE SKIP LOCKED",
 					  4, types, values) != SPI_OK_SELECT)
 		elog(ERROR, "could not read inbox.waiting");
@@ -303,8 +341,8 @@ take_due(InboxWorker *worker, InboxMessage *message)
 
 		row = SPI_tuptable->vals[0];
 		desc = SPI_tuptable->tupdesc;
-		message->partition = find_local(worker, SPI_getvalue(row, desc, 1),
-										DatumGetInt32(SPI_getbinval(row, desc, 2, &isnull)));
+		message->partition = partition_of(SPI_getvalue(row, desc, 1),
+										  DatumGetInt32(SPI_getbinval(row, desc, 2, &isnull)));
 		message->offset = DatumGetInt64(SPI_getbinval(row, desc, 3, &isnull));
 		message->id = PointerGetDatum(DatumGetTextPCopy(SPI_getbinval(row, desc, 4, &isnull)));
 		message->key = SPI_getbinval(row, desc, 5, &message->no_key);
@@ -431,6 +469,7 @@ inbox_waiting_retry(InboxWorker *worker)
 	StartTransactionCommand();
 	MemoryContextSwitchTo(context);
 	PushActiveSnapshot(GetTransactionSnapshot());
+	/* where another worker has it by now, it is that one's */
 	found = take_due(worker, message);
 	if (found)
 	{
@@ -449,6 +488,7 @@ inbox_waiting_retry(InboxWorker *worker)
 		}
 		else
 			postpone_row(worker, message, &failure);
+		OUTBOX_FAULT("inbox-retry-before-commit");
 	}
 	PopActiveSnapshot();
 	inbox_commit_as_owner(worker);

@@ -32,10 +32,12 @@
 #include "shmem.h"
 #include "storage/ipc.h"
 #include "storage/pmsignal.h"
+#include "utils/guc.h"
 #include "utils/memutils.h"
 
 #define IDLE_WAIT_MS		1000
 #define PLACE_WAIT_MS		50
+#define LOST_WAIT_MS		500
 #define RETRY_EVERY_MS		100
 #define RETRIES_AT_ONCE		100
 #define LAG_EVERY_MS		1000
@@ -87,6 +89,8 @@ close_client(InboxWorker *worker)
 	worker->client = NULL;
 	drop_wait_set(worker);
 	inbox_partitions_gone(worker);
+	inbox_start_forget(worker);
+	worker->joined = false;
 	if (!worker->source->close(client, CLOSE_TIMEOUT_MS))
 		ereport(FATAL,
 				(errmsg("the client library of subscription \"%s\" could not be stopped",
@@ -98,7 +102,10 @@ static void
 worker_exit(int code, Datum arg)
 {
 	if (my_worker != NULL && my_worker->client != NULL)
+	{
+		inbox_places_tell(my_worker, TELL_TIMEOUT_MS);
 		(void) my_worker->source->close(my_worker->client, CLOSE_TIMEOUT_MS);
+	}
 	LWLockAcquire(&outbox_shared->lock, LW_EXCLUSIVE);
 	my_slot->proc = NULL;
 	my_slot->pid = 0;
@@ -169,8 +176,12 @@ load(InboxWorker *worker)
 		close_client(worker);
 	}
 	if (!first && (worker->subscription->generation != subscription->generation ||
+				   worker->subscription->started != subscription->started ||
 				   worker->subscription->skip_gaps != subscription->skip_gaps))
+	{
+		inbox_start_forget(worker);
 		inbox_partitions_unplace(worker);
+	}
 	if (worker->definition != NULL)
 		MemoryContextDelete(worker->definition);
 	worker->definition = context;
@@ -178,6 +189,10 @@ load(InboxWorker *worker)
 	worker->server = server;
 	if (server != NULL)
 		worker->server_hash = server->client_hash;
+	worker->reload = false;
+	/* what a shared group is told must not be lost, see places.c */
+	SetConfigOption("synchronous_commit", subscription->shared_group ? "on" : "off",
+					PGC_SUSET, PGC_S_OVERRIDE);
 	if (first)
 		inbox_waiting_load(worker);
 	return true;
@@ -207,7 +222,9 @@ ensure_client(InboxWorker *worker)
 		return false;
 	}
 	config.server_name = worker->server->name;
-	config.client_id = psprintf("pg_outbox-inbox-%s", worker->subscription->name);
+	config.client_id = worker->slot->number == 0 ?
+		psprintf("pg_outbox-inbox-%s", worker->subscription->name) :
+		psprintf("pg_outbox-inbox-%s-%d", worker->subscription->name, worker->slot->number + 1);
 	config.noptions = worker->server->noptions;
 	config.options = worker->server->options;
 	config.group_id = worker->subscription->group_id;
@@ -253,7 +270,7 @@ check_client(InboxWorker *worker)
 		stopped = stopped || ((InboxPartition *) lfirst(lc))->stopped;
 	if (worker->failing || stopped || (status.nerrors > 0 && status.error.failure == OUTBOX_CONFIG && worker->partitions == NIL))
 		inbox_set_state(worker->slot, INBOX_STATE_ERROR);
-	else if (!status.connected || worker->partitions == NIL)
+	else if (!status.connected || !worker->joined)
 		inbox_set_state(worker->slot, status.nerrors > 0 ? INBOX_STATE_RETRYING : INBOX_STATE_STARTING);
 	else
 	{
@@ -300,17 +317,20 @@ take_event(InboxWorker *worker)
 									&places, &n))
 	{
 		case OUTBOX_SOURCE_MESSAGES:
+			OUTBOX_FAULT("inbox-received");
 			inbox_handle_batch(worker, messages, n);
 			worker->failing = false;
 			inbox_places_tell(worker, 0);
 			return true;
 		case OUTBOX_SOURCE_ASSIGN:
+			worker->joined = true;
 			inbox_partitions_assigned(worker, places, n);
 			return true;
 		case OUTBOX_SOURCE_REVOKE:
 			inbox_places_tell(worker, TELL_TIMEOUT_MS);
 			/* FALLTHROUGH */
 		case OUTBOX_SOURCE_LOST:
+			worker->joined = false;
 			inbox_partitions_gone(worker);
 			worker->source->give_up(worker->client);
 			return true;
@@ -328,7 +348,7 @@ retry_waiting(InboxWorker *worker)
 {
 	bool		more = true;
 
-	if (worker->partitions == NIL || ms_since(worker->retried) < RETRY_EVERY_MS)
+	if (!worker->joined || ms_since(worker->retried) < RETRY_EVERY_MS)
 		return false;
 	for (int i = 0; i < RETRIES_AT_ONCE && more && !must_stop(); i++)
 	{
@@ -366,7 +386,8 @@ turn(InboxWorker *worker)
 		return IDLE_WAIT_MS;
 	MemoryContextSwitchTo(worker->scratch);
 	more = take_event(worker);
-	placed = worker->client == NULL || inbox_partitions_place(worker);
+	worker->lost = worker->lost && ms_since(worker->lost_at) < LOST_WAIT_MS;
+	placed = worker->client == NULL || (!worker->lost && inbox_partitions_place(worker));
 	more = retry_waiting(worker) || more;
 	check_client(worker);
 	if (worker->client != NULL && !worker->failing)
@@ -441,7 +462,7 @@ loop(InboxWorker *worker)
 		PG_TRY();
 		{
 			outbox_worker_reload();
-			if (reload)
+			if (reload || worker->reload)
 				gone = !load(worker);
 			reload = false;
 			sleep_ms = gone || must_stop() ? 0 : turn(worker);
@@ -470,6 +491,23 @@ loop(InboxWorker *worker)
 	}
 }
 
+/*
+ * SIGTERM ends a transaction that is under way, which may be a handler's that takes
+ * hours, or waits for a lock; what it has done is undone, and comes again.  Between
+ * transactions the loop ends by itself.
+ */
+static void
+handle_sigterm(SIGNAL_ARGS)
+{
+	int			save_errno = errno;
+
+	ShutdownRequestPending = true;
+	if (IsTransactionState())
+		InterruptPending = ProcDiePending = true;
+	SetLatch(MyLatch);
+	errno = save_errno;
+}
+
 /* Take the slot that the keeper gave us; false when it is somebody else's. */
 static bool
 claim_slot(void)
@@ -494,6 +532,7 @@ inbox_worker_main(Datum main_arg)
 
 	my_slot = &outbox_shared->inboxes[DatumGetInt32(main_arg)];
 	BackgroundWorkerInitializeConnectionByOid(outbox_worker_begin(), InvalidOid, 0);
+	pqsignal(SIGTERM, handle_sigterm);
 	outbox_worker_settings();
 	if (!claim_slot())
 		proc_exit(0);
@@ -508,9 +547,6 @@ inbox_worker_main(Datum main_arg)
 	MemoryContextSwitchTo(context);
 	inbox_set_state(my_slot, INBOX_STATE_STARTING);
 	loop(my_worker);
-	if (my_worker->client != NULL)
-		inbox_places_tell(my_worker, TELL_TIMEOUT_MS);
-	close_client(my_worker);
 	inbox_set_state(my_slot, outbox_enabled ? INBOX_STATE_STARTING : INBOX_STATE_DISABLED);
 	proc_exit(ShutdownRequestPending ? 1 : 0);
 }

@@ -27,7 +27,10 @@ typedef struct InboxPartition
 	char	   *topic_local;	/* in the database's encoding */
 	int32		partition;
 	int64		next;			/* offset of the next message, as stored */
-	int64		found;			/* where it begins, as the broker told; -1 */
+	int64		epoch;			/* of the row, since we took it */
+	int64		earliest;		/* what the broker told; -1: not asked */
+	int64		group_next;		/* ... of the group's place; -1: nowhere */
+	bool		group_asked;
 	bool		placed;			/* we have looked it up, and told the client */
 	bool		stopped;		/* at a gap: for a person to decide */
 	bool		skips;			/* ... that is to be passed over */
@@ -58,6 +61,8 @@ typedef struct InboxMessage
 	int			attempt;		/* 1: the first */
 } InboxMessage;
 
+typedef struct InboxStart InboxStart;	/* see start.c */
+
 /* Why a handler raised. */
 typedef struct InboxFailure
 {
@@ -83,7 +88,12 @@ typedef struct InboxWorker
 	int			fd;				/* of the client, in the wait set; -1: none */
 	WaitEventSet *wait_set;
 	uint64		errors_seen;
+	bool		joined;			/* the group has said what is ours */
 	List	   *partitions;		/* of InboxPartition */
+	InboxStart *start;
+	bool		reload;			/* the subscription is to be read anew */
+	bool		lost;			/* partitions were taken from us ... */
+	instr_time	lost_at;
 	HTAB	   *waiting_keys;	/* that have messages in inbox.waiting */
 	bool		stale;			/* an abort may have left them untrue */
 	bool		in_handler;		/* an error is the handler's */
@@ -103,12 +113,21 @@ extern InboxPartition *inbox_partition_find(InboxWorker *worker, const char *top
 											int32 partition);
 extern bool inbox_partitions_place(InboxWorker *worker);
 extern void inbox_partitions_unplace(InboxWorker *worker);
+extern void inbox_begin(void);
+extern void inbox_end(InboxWorker *worker);
+extern bool inbox_subscription_lock(InboxWorker *worker, bool exclusive);
+extern void inbox_show_failure(InboxWorker *worker, OutboxFailure failure, const OutboxError *error);
+extern void inbox_places_lost(InboxWorker *worker);
 extern bool inbox_places_advance(InboxWorker *worker, const int64 *next);
 extern void inbox_places_tell(InboxWorker *worker, int wait_ms);
 extern void inbox_place_gap(InboxWorker *worker, const OutboxPlace *place);
 
 /* statement.c: as SPI_execute_with_args(), without nulls; *plan is kept */
 extern int	inbox_execute(SPIPlanPtr *plan, const char *sql, int n, Oid *types, Datum *values);
+
+/* start.c */
+extern bool inbox_start(InboxWorker *worker);
+extern void inbox_start_forget(InboxWorker *worker);
 
 /* incoming.c */
 extern void inbox_message_read(InboxWorker *worker, const OutboxIncoming *incoming,

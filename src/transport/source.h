@@ -8,11 +8,13 @@
  * gives it partitions of the topics that it asked for, and takes them away.
  * Both are events: the library stands still until they are answered, so that
  * the subscription can first look up, or write down, the place in the
- * database.  What the broker remembers of the group's places is never read.
+ * database.  What the broker remembers of the group's places is only read by
+ * find().
  *
  *	ASSIGN			answered by seek(), which may come in several calls: a
  *					partition gives no message before its first one, and is
- *					not paused
+ *					not paused.  Of no partitions (the group has more
+ *					members): nothing to answer
  *	REVOKE, LOST	answered by give_up(); commit() before, after REVOKE only
  *
  * The next one may be under way before a call: seek() then says FENCED, and
@@ -74,8 +76,10 @@ typedef enum OutboxFrom
 {
 	OUTBOX_FROM_EARLIEST,		/* with the first message that is there */
 	OUTBOX_FROM_LATEST,			/* behind the last one */
-	OUTBOX_FROM_TIME			/* with the first one that is not older; behind
+	OUTBOX_FROM_TIME,			/* with the first one that is not older; behind
 								 * the last one when all are */
+	OUTBOX_FROM_GROUP			/* where the group is, as the broker remembers:
+								 * -1 when it does not */
 } OutboxFrom;
 
 typedef struct OutboxSourceConfig
@@ -108,9 +112,9 @@ struct OutboxSource
 	/*
 	 * The next event, without waiting.  Drains the eventfd first.  MESSAGES:
 	 * *messages and *n, up to max, of several partitions, in the order of each.
-	 * ASSIGN, REVOKE, LOST: *places and *n, at least one; ASSIGN knows no
-	 * offsets, the others have those behind the last message handed out.  GAP:
-	 * one place, the one asked for.
+	 * ASSIGN, REVOKE, LOST: *places and *n, at least one but for ASSIGN, which
+	 * knows no offsets; the others have those behind the last message handed
+	 * out.  GAP: one place, the one asked for.
 	 */
 	OutboxSourceEvent (*receive) (OutboxConsumer *consumer, int max,
 								  const OutboxIncoming **messages,
@@ -154,6 +158,14 @@ struct OutboxSource
 	OutboxFailure (*find) (OutboxConsumer *consumer, const char *topic,
 						   int32_t partition, OutboxFrom from, int64_t time_ms,
 						   int64_t *offset, OutboxError *error);
+
+	/*
+	 * All partitions of the topics that are there, whoever has them.  Answers
+	 * once, as find(): RETRY until then.  What *places points to lives until
+	 * the next call, or close().
+	 */
+	OutboxFailure (*list) (OutboxConsumer *consumer, const OutboxPlace **places,
+						   int *n, OutboxError *error);
 
 	/*
 	 * Where a partition ends, from what the library knows without asking; -1:

@@ -11,7 +11,7 @@
  *
  *-------------------------------------------------------------------------
  */
-#include "kafka.h"
+#include "kafka_source.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -105,7 +105,7 @@ static const OutboxOption source_owned[] = {
 
 	{"enable.partition.eof", "false"},
 	{"allow.auto.create.topics", "false"},
-	{"topic.blacklist", "^__(consumer_offsets|transaction_state|share_group_state|cluster_metadata)$"},
+	{"topic.blacklist", KAFKA_INTERNAL_TOPICS},
 
 	{"log.queue", "true"},
 	{"statistics.interval.ms", "0"},

@@ -1,7 +1,8 @@
 /*-------------------------------------------------------------------------
  *
  * kafka_find.c
- *	  Where a partition begins and ends, and where it is at a time.
+ *	  Where a partition begins and ends, where it is at a time, and where the
+ *	  group is; which partitions there are.
  *
  * The library's calls block, so a thread of ours makes them.  It also wakes the
  * library up where it sleeps too long (kafka_keep_fetching).
@@ -24,6 +25,9 @@
 #define NUDGE_LEAST			1000	/* messages */
 #define NEEDS_NO_NUDGE		0x02020000	/* versions from here on */
 
+/* A question that is not about a place: which partitions there are. */
+#define LIST				(-1)
+
 typedef enum KafkaQuestionState
 {
 	QUESTION_ASKED,
@@ -33,12 +37,13 @@ typedef enum KafkaQuestionState
 typedef struct KafkaQuestion
 {
 	struct KafkaQuestion *next;
-	OutboxFrom	from;
+	int			from;			/* an OutboxFrom, or LIST */
 	int64_t		time_ms;
 	int32_t		partition;
 	KafkaQuestionState state;
 	rd_kafka_resp_err_t err;
 	int64_t		offset;
+	KafkaEvent *list;
 	int64_t		answered_ms;
 	char		topic[];
 } KafkaQuestion;
@@ -54,31 +59,46 @@ struct KafkaFinder
 	rd_kafka_topic_partition_list_t *nudge; /* whose brokers to wake, or NULL */
 };
 
-/* Ask the brokers; blocks. */
+/* The library's questions about one partition, asked with a list. */
 static rd_kafka_resp_err_t
-ask(rd_kafka_t *rk, const KafkaQuestion *question, int64_t *offset)
+ask_listed(rd_kafka_t *rk, const KafkaQuestion *question, int64_t *offset)
 {
-	rd_kafka_topic_partition_list_t *list;
-	int64_t		low;
-	int64_t		high;
+	rd_kafka_topic_partition_list_t *list = rd_kafka_topic_partition_list_new(1);
 	rd_kafka_resp_err_t err;
 
-	err = rd_kafka_query_watermark_offsets(rk, question->topic, question->partition,
-										   &low, &high, ASK_TIMEOUT_MS);
-	*offset = question->from == OUTBOX_FROM_EARLIEST ? low : high;
-	if (err != RD_KAFKA_RESP_ERR_NO_ERROR || question->from != OUTBOX_FROM_TIME)
-		return err;
-
-	/* in this order: what comes meanwhile is young enough, and not behind that end */
-	list = rd_kafka_topic_partition_list_new(1);
 	rd_kafka_topic_partition_list_add(list, question->topic,
 									  question->partition)->offset = question->time_ms;
-	err = rd_kafka_offsets_for_times(rk, list, ASK_TIMEOUT_MS);
+	if (question->from == OUTBOX_FROM_GROUP)
+		err = rd_kafka_committed(rk, list, ASK_TIMEOUT_MS);
+	else
+		err = rd_kafka_offsets_for_times(rk, list, ASK_TIMEOUT_MS);
 	if (err == RD_KAFKA_RESP_ERR_NO_ERROR)
 		err = list->elems[0].err;
 	if (list->elems[0].offset >= 0)
 		*offset = list->elems[0].offset;
 	rd_kafka_topic_partition_list_destroy(list);
+	return err;
+}
+
+/* Ask the brokers; blocks. */
+static rd_kafka_resp_err_t
+ask(OutboxConsumer *consumer, const KafkaQuestion *question, int64_t *offset, KafkaEvent **list)
+{
+	rd_kafka_t *rk = consumer->client.rk;
+	int64_t		low;
+	int64_t		high;
+	rd_kafka_resp_err_t err;
+
+	if (question->from == LIST)
+		return kafka_list_ask(consumer, list);
+	if (question->from == OUTBOX_FROM_GROUP)
+		return ask_listed(rk, question, offset);
+	err = rd_kafka_query_watermark_offsets(rk, question->topic, question->partition,
+										   &low, &high, ASK_TIMEOUT_MS);
+	*offset = question->from == OUTBOX_FROM_EARLIEST ? low : high;
+	/* in this order: what comes meanwhile is young enough, and not behind that end */
+	if (err == RD_KAFKA_RESP_ERR_NO_ERROR && question->from == OUTBOX_FROM_TIME)
+		err = ask_listed(rk, question, offset);
 	return err;
 }
 
@@ -108,6 +128,7 @@ finder_main(void *arg)
 		KafkaQuestion *question = finder->questions;
 		rd_kafka_resp_err_t err;
 		int64_t		offset = -1;
+		KafkaEvent *list = NULL;
 
 		while (question != NULL && question->state != QUESTION_ASKED)
 			question = question->next;
@@ -123,10 +144,11 @@ finder_main(void *arg)
 		}
 		/* one that is asked is not freed */
 		pthread_mutex_unlock(&finder->lock);
-		err = ask(consumer->client.rk, question, &offset);
+		err = ask(consumer, question, &offset, &list);
 		pthread_mutex_lock(&finder->lock);
 		question->err = err;
 		question->offset = offset;
+		question->list = list;
 		question->answered_ms = kafka_now_ms();
 		question->state = QUESTION_ANSWERED;
 		kafka_wake(&consumer->client);
@@ -163,7 +185,7 @@ finder_get(OutboxConsumer *consumer)
 /* Where the question stands in the list, or its end; the lock is held. */
 static KafkaQuestion **
 question_slot(struct KafkaFinder *finder, const char *topic, int32_t partition,
-			  OutboxFrom from, int64_t time_ms)
+			  int from, int64_t time_ms)
 {
 	KafkaQuestion **slot = &finder->questions;
 
@@ -177,7 +199,7 @@ question_slot(struct KafkaFinder *finder, const char *topic, int32_t partition,
 /* Put a question at the end of the list; the lock is held. */
 static void
 question_put(struct KafkaFinder *finder, KafkaQuestion **end, const char *topic,
-			 int32_t partition, OutboxFrom from, int64_t time_ms)
+			 int32_t partition, int from, int64_t time_ms)
 {
 	size_t		size = strlen(topic) + 1;
 	KafkaQuestion *question = calloc(1, sizeof(KafkaQuestion) + size);
@@ -192,10 +214,12 @@ question_put(struct KafkaFinder *finder, KafkaQuestion **end, const char *topic,
 	pthread_cond_signal(&finder->wake);
 }
 
-/* See source.h. */
-OutboxFailure
-kafka_find(OutboxConsumer *consumer, const char *topic, int32_t partition,
-		   OutboxFrom from, int64_t time_ms, int64_t *offset, OutboxError *error)
+/*
+ * Ask, or take the answer: then OK, and the question is the caller's, to free.
+ */
+static OutboxFailure
+take_answer(OutboxConsumer *consumer, const char *topic, int32_t partition, int from,
+			int64_t time_ms, KafkaQuestion **answer, OutboxError *error)
 {
 	struct KafkaFinder *finder = finder_get(consumer);
 	OutboxFailure failure = OUTBOX_RETRY;
@@ -204,8 +228,6 @@ kafka_find(OutboxConsumer *consumer, const char *topic, int32_t partition,
 
 	memset(error, 0, sizeof(*error));
 	error->failure = OUTBOX_RETRY;
-	if (from != OUTBOX_FROM_TIME)
-		time_ms = 0;
 	if (finder == NULL || !finder->runs)
 		return kafka_error_set(error, OUTBOX_RETRY, RD_KAFKA_RESP_ERR__FAIL,
 							   "could not start a thread");
@@ -217,9 +239,8 @@ kafka_find(OutboxConsumer *consumer, const char *topic, int32_t partition,
 	else if (question->state == QUESTION_ANSWERED &&
 			 question->err == RD_KAFKA_RESP_ERR_NO_ERROR)
 	{
-		*offset = question->offset;
+		*answer = question;
 		*slot = question->next;
-		free(question);
 		failure = OUTBOX_OK;
 	}
 	else if (question->err != RD_KAFKA_RESP_ERR_NO_ERROR)
@@ -234,6 +255,39 @@ kafka_find(OutboxConsumer *consumer, const char *topic, int32_t partition,
 	}
 	pthread_mutex_unlock(&finder->lock);
 	return failure;
+}
+
+/* See source.h. */
+OutboxFailure
+kafka_find(OutboxConsumer *consumer, const char *topic, int32_t partition,
+		   OutboxFrom from, int64_t time_ms, int64_t *offset, OutboxError *error)
+{
+	KafkaQuestion *answer;
+	OutboxFailure failure = take_answer(consumer, topic, partition, from,
+										from == OUTBOX_FROM_TIME ? time_ms : 0, &answer, error);
+
+	if (failure != OUTBOX_OK)
+		return failure;
+	*offset = answer->offset;
+	free(answer);
+	return OUTBOX_OK;
+}
+
+/* See source.h. */
+OutboxFailure
+kafka_list(OutboxConsumer *consumer, const OutboxPlace **places, int *n, OutboxError *error)
+{
+	KafkaQuestion *answer;
+	OutboxFailure failure = take_answer(consumer, "", -1, LIST, 0, &answer, error);
+
+	if (failure != OUTBOX_OK)
+		return failure;
+	free(consumer->listed);
+	consumer->listed = answer->list;
+	free(answer);
+	*places = consumer->listed->places;
+	*n = consumer->listed->n;
+	return OUTBOX_OK;
 }
 
 /* See source.h. */
@@ -307,6 +361,7 @@ kafka_find_free(OutboxConsumer *consumer)
 {
 	struct KafkaFinder *finder = consumer->finder;
 
+	free(consumer->listed);
 	if (finder == NULL)
 		return;
 	while (finder->questions != NULL)
@@ -314,6 +369,7 @@ kafka_find_free(OutboxConsumer *consumer)
 		KafkaQuestion *question = finder->questions;
 
 		finder->questions = question->next;
+		free(question->list);
 		free(question);
 	}
 	if (finder->nudge != NULL)

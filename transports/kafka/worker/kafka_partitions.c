@@ -52,13 +52,11 @@ kafka_partition_find(OutboxConsumer *consumer, const char *topic, int32_t partit
 				   sizeof(KafkaPartition), by_place);
 }
 
-/* Queue an event; its places are copied. */
-static void
-event_add(OutboxConsumer *consumer, OutboxSourceEvent kind,
-		  const KafkaPartition *partitions, int n)
+/* Places of partitions, with their names, in one piece; NULL: no memory. */
+KafkaEvent *
+kafka_event_new(OutboxSourceEvent kind, const KafkaPartition *partitions, int n)
 {
 	size_t		size = sizeof(KafkaEvent) + n * sizeof(OutboxPlace);
-	KafkaEvent **end = &consumer->events;
 	KafkaEvent *event;
 	char	   *names;
 
@@ -66,10 +64,7 @@ event_add(OutboxConsumer *consumer, OutboxSourceEvent kind,
 		size += strlen(partitions[i].topic) + 1;
 	event = calloc(1, size);
 	if (event == NULL)
-	{
-		kafka_source_no_memory(consumer);
-		return;
-	}
+		return NULL;
 	event->kind = kind;
 	event->n = n;
 	names = (char *) &event->places[n];
@@ -82,6 +77,21 @@ event_add(OutboxConsumer *consumer, OutboxSourceEvent kind,
 		event->places[i].partition = partitions[i].partition;
 		event->places[i].offset = partitions[i].position;
 		names += len;
+	}
+	return event;
+}
+
+static void
+event_add(OutboxConsumer *consumer, OutboxSourceEvent kind,
+		  const KafkaPartition *partitions, int n)
+{
+	KafkaEvent **end = &consumer->events;
+	KafkaEvent *event = kafka_event_new(kind, partitions, n);
+
+	if (event == NULL)
+	{
+		kafka_source_no_memory(consumer);
+		return;
 	}
 	while (*end != NULL)
 		end = &(*end)->next;
@@ -146,6 +156,7 @@ kafka_rebalanced(rd_kafka_t *rk, rd_kafka_resp_err_t err,
 			partitions_clear(consumer);
 			consumer->state = GROUP_NOTHING;
 			rd_kafka_assign(rk, list);
+			event_add(consumer, OUTBOX_SOURCE_ASSIGN, NULL, 0);
 			return;
 		}
 		if (!partitions_set(consumer, list))

@@ -15,7 +15,6 @@
 #include <string.h>
 #include <unistd.h>
 
-#define MAX_PATTERN		1024	/* as in patterns.h */
 #define OUTSIDE_MS		60000
 
 /* What a failure of consumers means. */
@@ -176,42 +175,36 @@ build_config(OutboxClient *client, const void *config, OutboxError *error)
 	return conf;
 }
 
-/* A pattern of ours becomes a regular expression; a name stays one. */
-static void
-add_topic(rd_kafka_topic_partition_list_t *list, const char *topic)
+/* Keep what is asked for; false: no memory. */
+static bool
+topics_set(OutboxConsumer *consumer, const OutboxSourceConfig *config)
 {
-	char		expression[2 * MAX_PATTERN + 4];
-	char	   *to = expression;
-
-	if (strchr(topic, '*') == NULL)
+	consumer->topics = calloc(config->ntopics, sizeof(char *));
+	for (int i = 0; i < config->ntopics && consumer->topics != NULL; i++)
 	{
-		rd_kafka_topic_partition_list_add(list, topic, RD_KAFKA_PARTITION_UA);
-		return;
+		/* no topic has a longer name */
+		if (strlen(config->topics[i]) > KAFKA_MAX_PATTERN)
+			continue;
+		consumer->topics[consumer->ntopics] = strdup(config->topics[i]);
+		if (consumer->topics[consumer->ntopics++] == NULL)
+			return false;
 	}
-	*to++ = '^';
-	for (const char *c = topic; *c != '\0'; c++)
-	{
-		if (*c == '*')
-			*to++ = '.';
-		else if (strchr(".^$+?()[]{}|\\", *c) != NULL)
-			*to++ = '\\';
-		*to++ = *c;
-	}
-	*to++ = '$';
-	*to = '\0';
-	rd_kafka_topic_partition_list_add(list, expression, RD_KAFKA_PARTITION_UA);
+	return consumer->topics != NULL;
 }
 
 static bool
-subscribe(OutboxConsumer *consumer, const OutboxSourceConfig *config, OutboxError *error)
+subscribe(OutboxConsumer *consumer, OutboxError *error)
 {
-	rd_kafka_topic_partition_list_t *list = rd_kafka_topic_partition_list_new(config->ntopics);
+	rd_kafka_topic_partition_list_t *list = rd_kafka_topic_partition_list_new(consumer->ntopics);
 	rd_kafka_resp_err_t err;
 
-	for (int i = 0; i < config->ntopics; i++)
+	for (int i = 0; i < consumer->ntopics; i++)
 	{
-		if (strlen(config->topics[i]) <= MAX_PATTERN)
-			add_topic(list, config->topics[i]);
+		char		expression[KAFKA_MAX_EXPRESSION];
+		bool		is_pattern = kafka_topic_expression(consumer->topics[i], expression);
+
+		rd_kafka_topic_partition_list_add(list, is_pattern ? expression : consumer->topics[i],
+										  RD_KAFKA_PARTITION_UA);
 	}
 	err = rd_kafka_subscribe(consumer->client.rk, list);
 	rd_kafka_topic_partition_list_destroy(list);
@@ -228,6 +221,9 @@ consumer_free(OutboxConsumer *consumer)
 	kafka_find_free(consumer);
 	kafka_partitions_free(consumer);
 	kafka_client_release(&consumer->client);
+	for (int i = 0; i < consumer->ntopics; i++)
+		free(consumer->topics[i]);
+	free(consumer->topics);
 	free(consumer->group_id);
 	free(consumer->received);
 	free(consumer->messages);
@@ -256,9 +252,10 @@ source_open(const OutboxSourceConfig *config, OutboxError *error)
 	memset(error, 0, sizeof(*error));
 	if (consumer != NULL)
 		consumer->group_id = strdup(config->group_id);
-	if (consumer == NULL || consumer->group_id == NULL)
+	if (consumer == NULL || consumer->group_id == NULL || !topics_set(consumer, config))
 	{
-		free(consumer);
+		if (consumer != NULL)
+			consumer_free(consumer);
 		kafka_error_set(error, OUTBOX_FATAL, RD_KAFKA_RESP_ERR__FAIL, "out of memory");
 		return NULL;
 	}
@@ -269,7 +266,7 @@ source_open(const OutboxSourceConfig *config, OutboxError *error)
 		consumer_free(consumer);
 		return NULL;
 	}
-	if (!subscribe(consumer, config, error))
+	if (!subscribe(consumer, error))
 	{
 		atomic_store(&consumer->closing, true);
 		consumer_destroy(consumer);
@@ -613,6 +610,7 @@ const OutboxSource kafka_source = {
 	.commit = source_commit,
 	.give_up = kafka_give_up,
 	.find = kafka_find,
+	.list = kafka_list,
 	.known_end = kafka_known_end,
 	.status = source_status,
 	.close = source_close,

@@ -22,6 +22,13 @@
 
 #include "kafka.h"
 
+#define KAFKA_MAX_PATTERN	1024	/* bytes, as in patterns.h */
+#define KAFKA_MAX_EXPRESSION	(2 * KAFKA_MAX_PATTERN + 4)
+
+/* Topics that no pattern means; a regular expression. */
+#define KAFKA_INTERNAL_TOPICS \
+	"^__(consumer_offsets|transaction_state|share_group_state|cluster_metadata)$"
+
 /* A partition that the group gave us. */
 typedef struct KafkaPartition
 {
@@ -55,6 +62,8 @@ struct OutboxConsumer
 {
 	OutboxClient client;		/* handle, queue, eventfd, errors, secrets */
 	char	   *group_id;
+	char	  **topics;			/* as asked for: names and patterns */
+	int			ntopics;
 	atomic_bool closing;		/* the closer calls the library */
 
 	/* partitions, see kafka_partitions.c */
@@ -80,6 +89,7 @@ struct OutboxConsumer
 	int64_t		nudged_ms;
 
 	struct KafkaFinder *finder;
+	KafkaEvent *listed;			/* what list() has told */
 };
 
 /* kafka_source.c */
@@ -91,6 +101,8 @@ extern OutboxFailure kafka_source_error(OutboxConsumer *consumer, OutboxError *e
 extern void kafka_source_no_memory(OutboxConsumer *consumer);
 
 /* kafka_partitions.c */
+extern KafkaEvent *kafka_event_new(OutboxSourceEvent kind, const KafkaPartition *partitions,
+								   int n);
 extern void kafka_rebalanced(rd_kafka_t *rk, rd_kafka_resp_err_t err,
 							 rd_kafka_topic_partition_list_t *list, void *opaque);
 extern KafkaPartition *kafka_partition_find(OutboxConsumer *consumer,
@@ -105,10 +117,17 @@ extern OutboxFailure kafka_pause(OutboxConsumer *consumer, const OutboxPlace *pl
 extern void kafka_give_up(OutboxConsumer *consumer);
 extern void kafka_partitions_free(OutboxConsumer *consumer);
 
+/* kafka_list.c */
+extern bool kafka_topic_expression(const char *topic,
+								   char expression[KAFKA_MAX_EXPRESSION]);
+extern rd_kafka_resp_err_t kafka_list_ask(OutboxConsumer *consumer, KafkaEvent **answer);
+
 /* kafka_find.c */
 extern OutboxFailure kafka_find(OutboxConsumer *consumer, const char *topic,
 								int32_t partition, OutboxFrom from, int64_t time_ms,
 								int64_t *offset, OutboxError *error);
+extern OutboxFailure kafka_list(OutboxConsumer *consumer, const OutboxPlace **places,
+								int *n, OutboxError *error);
 extern int64_t kafka_known_end(OutboxConsumer *consumer, const char *topic,
 							   int32_t partition);
 extern void kafka_keep_fetching(OutboxConsumer *consumer, size_t queued);
