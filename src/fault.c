@@ -22,6 +22,7 @@
 #include "storage/latch.h"
 #include "storage/lock.h"
 #include "utils/guc.h"
+#include "utils/wait_event.h"
 
 static char *fault_setting = "";
 
@@ -79,13 +80,13 @@ outbox_fault(const char *name)
 		wait_for_advisory_lock(atoi(action + 5));
 	else if (strncmp(action, "wait", 4) == 0)
 	{
-		/* waits for a reload, so not for places that hold an LWLock */
+		/* waits for a reload, so not for places that hold an LWLock; shown as PgSleep */
 		while ((action = fault_action(name)) != NULL &&
 			   strncmp(action, "wait", 4) == 0)
 		{
 			(void) WaitLatch(MyLatch,
 							 WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
-							 10, PG_WAIT_EXTENSION);
+							 10, WAIT_EVENT_PG_SLEEP);
 			ResetLatch(MyLatch);
 			CHECK_FOR_INTERRUPTS();
 			if (ConfigReloadPending)

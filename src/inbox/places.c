@@ -87,12 +87,12 @@ inbox_partitions_unplace(InboxWorker *worker)
 	}
 }
 
-void
-inbox_partitions_gone(InboxWorker *worker)
+static void
+free_partitions(List **partitions)
 {
 	ListCell   *lc;
 
-	foreach(lc, worker->partitions)
+	foreach(lc, *partitions)
 	{
 		InboxPartition *partition = lfirst(lc);
 
@@ -100,8 +100,15 @@ inbox_partitions_gone(InboxWorker *worker)
 		pfree(partition->topic_local);
 		pfree(partition);
 	}
-	list_free(worker->partitions);
-	worker->partitions = NIL;
+	list_free(*partitions);
+	*partitions = NIL;
+}
+
+void
+inbox_partitions_gone(InboxWorker *worker)
+{
+	free_partitions(&worker->partitions);
+	free_partitions(&worker->adopted);
 	pg_atomic_write_u32(&worker->slot->partitions, 0);
 	pg_atomic_write_u64(&worker->slot->lag, 0);
 }

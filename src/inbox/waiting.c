@@ -18,9 +18,9 @@
  * A retry is a transaction of its own, which locks the message's row; one that is
  * locked is left alone.  It may be that of a worker that had the partition before: so
  * who adds a message behind others waits for the first of them, and makes it due where
- * none is left.  What is long overdue is retried by any worker: it is of a partition
- * that no worker of this database has, since the topic is not consumed any more, or
- * another member of a shared group has it.
+ * none is left.  What is long overdue is retried by any worker, and what waits in the
+ * same partition too: no worker of this database has it, since the topic is not consumed
+ * any more, or another member of a shared group has it.
  *
  * Copyright (c) 2026, pg_outbox contributors
  *
@@ -273,17 +273,32 @@ inbox_dead_letter(InboxWorker *worker, const InboxMessage *message, const InboxF
 
 /* --- retries ---------------------------------------------------------------------- */
 
-/* The partitions that are ours, for a query: arrays of topics and numbers. */
+static InboxPartition *
+find_local(List *partitions, const char *topic, int32 number)
+{
+	ListCell   *lc;
+
+	foreach(lc, partitions)
+	{
+		InboxPartition *partition = lfirst(lc);
+
+		if (partition->partition == number && strcmp(partition->topic_local, topic) == 0)
+			return partition;
+	}
+	return NULL;
+}
+
+/* The partitions whose messages we retry, for a query: arrays of topics and numbers. */
 static void
 our_partitions(InboxWorker *worker, Datum *topics, Datum *numbers)
 {
-	int			most = list_length(worker->partitions);
-	Datum	   *names = palloc(2 * Max(most, 1) * sizeof(Datum));
-	Datum	   *places = names + most;
+	List	   *all = list_concat_copy(worker->partitions, worker->adopted);
+	Datum	   *names = palloc(2 * Max(list_length(all), 1) * sizeof(Datum));
+	Datum	   *places = names + list_length(all);
 	int			n = 0;
 	ListCell   *lc;
 
-	foreach(lc, worker->partitions)
+	foreach(lc, all)
 	{
 		InboxPartition *partition = lfirst(lc);
 
@@ -296,15 +311,28 @@ our_partitions(InboxWorker *worker, Datum *topics, Datum *numbers)
 	*numbers = PointerGetDatum(construct_array(places, n, INT4OID, 4, true, TYPALIGN_INT));
 }
 
-/* The partition of a message that waited, ours or not. */
+/*
+ * The partition of a message that waited.  One that nobody has retried for long is
+ * ours from now on, until partitions are given anew, in what waits there.
+ */
 static InboxPartition *
-partition_of(const char *topic, int32 number)
+partition_of(InboxWorker *worker, const char *topic, int32 number)
 {
-	InboxPartition *partition = palloc0(sizeof(InboxPartition));
+	InboxPartition *partition = find_local(worker->partitions, topic, number);
+	MemoryContext caller;
 
+	if (partition == NULL)
+		partition = find_local(worker->adopted, topic, number);
+	if (partition != NULL)
+		return partition;
+	caller = MemoryContextSwitchTo(worker->context);
+	partition = palloc0(sizeof(InboxPartition));
 	partition->topic_local = pstrdup(topic);
-	partition->topic = pg_server_to_any(partition->topic_local, (int) strlen(topic), PG_UTF8);
+	partition->topic = pstrdup(pg_server_to_any(partition->topic_local, (int) strlen(topic), PG_UTF8));
 	partition->partition = number;
+	partition->placed = true;
+	worker->adopted = lappend(worker->adopted, partition);
+	MemoryContextSwitchTo(caller);
 	return partition;
 }
 
@@ -327,7 +355,7 @@ take_due(InboxWorker *worker, InboxMessage *message)
 	values[3] = TimestampTzGetDatum(GetCurrentTimestamp());
 	SPI_connect();
 	if (inbox_execute(&plan, "SELECT topic, partition, \"offset\", message_id, key, headers, payload, \"timestamp\","
-					  " attempts FROM inbox.waiting w WHERE subscription = $1::name AND due <= $4"
+					  " attempts, due FROM inbox.waiting w WHERE subscription = $1::name AND due <= $4"
 					  " AND (due < $4 - " LONG_OVERDUE
 					  " OR EXISTS (SELECT FROM unnest($2, $3) v (topic, partition)"
 					  " WHERE v.topic = w.topic AND v.partition = w.partition))"
@@ -341,7 +369,7 @@ take_due(InboxWorker *worker, InboxMessage *message)
 
 		row = SPI_tuptable->vals[0];
 		desc = SPI_tuptable->tupdesc;
-		message->partition = partition_of(SPI_getvalue(row, desc, 1),
+		message->partition = partition_of(worker, SPI_getvalue(row, desc, 1),
 										  DatumGetInt32(SPI_getbinval(row, desc, 2, &isnull)));
 		message->offset = DatumGetInt64(SPI_getbinval(row, desc, 3, &isnull));
 		message->id = PointerGetDatum(DatumGetTextPCopy(SPI_getbinval(row, desc, 4, &isnull)));
@@ -354,6 +382,7 @@ take_due(InboxWorker *worker, InboxMessage *message)
 			message->payload = PointerGetDatum(DatumGetByteaPCopy(message->payload));
 		message->timestamp = DatumGetTimestampTz(SPI_getbinval(row, desc, 8, &message->no_timestamp));
 		message->attempt = DatumGetInt32(SPI_getbinval(row, desc, 9, &isnull)) + 1;
+		message->due = DatumGetTimestampTz(SPI_getbinval(row, desc, 10, &isnull));
 		MemoryContextSwitchTo(spi);
 	}
 	SPI_finish();
@@ -374,12 +403,12 @@ this_row(InboxWorker *worker, const InboxMessage *message, Oid *types, Datum *va
 	values[3] = Int64GetDatum(message->offset);
 }
 
-/* It is done with: the next of its key becomes due. */
+/* It is done with: the next of its key is due as it was, so that all follow at once. */
 static void
 finish_row(InboxWorker *worker, const InboxMessage *message, bool *last)
 {
-	Oid			types[5];
-	Datum		values[5];
+	Oid			types[6];
+	Datum		values[6];
 
 	this_row(worker, message, types, values);
 	execute("DELETE FROM inbox.waiting" THIS_ROW, 4, types, values, NULL, SPI_OK_DELETE);
@@ -388,14 +417,16 @@ finish_row(InboxWorker *worker, const InboxMessage *message, bool *last)
 		return;
 	types[4] = TEXTOID;
 	values[4] = message->key;
+	types[5] = TIMESTAMPTZOID;
+	values[5] = TimestampTzGetDatum(message->due);
 	SPI_connect();
-	if (SPI_execute_with_args("UPDATE inbox.waiting w SET due = clock_timestamp() FROM ("
+	if (SPI_execute_with_args("UPDATE inbox.waiting w SET due = $6 FROM ("
 							  "SELECT \"offset\" FROM inbox.waiting WHERE subscription = $1::name AND topic = $2"
 							  " AND partition = $3 AND hashtext(key) = hashtext($5) AND key = $5"
 							  " AND \"offset\" <> $4 ORDER BY \"offset\" LIMIT 1) n"
 							  " WHERE w.subscription = $1::name AND w.topic = $2 AND w.partition = $3"
 							  " AND w.\"offset\" = n.\"offset\"",
-							  5, types, values, NULL, false, 0) != SPI_OK_UPDATE)
+							  6, types, values, NULL, false, 0) != SPI_OK_UPDATE)
 		elog(ERROR, "could not write inbox.waiting");
 	*last = SPI_processed == 0;
 	SPI_finish();

@@ -59,6 +59,7 @@ typedef struct InboxMessage
 	TimestampTz timestamp;
 	bool		no_timestamp;
 	int			attempt;		/* 1: the first */
+	TimestampTz due;			/* of one that waited */
 } InboxMessage;
 
 typedef struct InboxStart InboxStart;	/* see start.c */
@@ -90,6 +91,7 @@ typedef struct InboxWorker
 	uint64		errors_seen;
 	bool		joined;			/* the group has said what is ours */
 	List	   *partitions;		/* of InboxPartition */
+	List	   *adopted;		/* ... that nobody has, see waiting.c */
 	InboxStart *start;
 	bool		reload;			/* the subscription is to be read anew */
 	bool		lost;			/* partitions were taken from us ... */

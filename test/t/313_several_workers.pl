@@ -119,7 +119,7 @@ sub set_fault
 
 # one has messages in its hands, outside of a transaction
 my $second = 'SELECT pid FROM inbox.worker_status WHERE worker = 2';
-my $at_fault = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'Extension' AND backend_type LIKE 'pg_outbox inbox work%'";
+my $at_fault = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'PgSleep' AND backend_type LIKE 'pg_outbox inbox work%'";
 set_fault('inbox-received=wait');
 $pg->sql("SELECT outbox.publish('$topic', (-2 * g)::text, 'k' || g) FROM generate_series(3001, 3100) g");
 $pg->wait_ok("SELECT ($at_fault) = 2", 'both have messages');
@@ -148,7 +148,7 @@ SQL
 set_fault('inbox-retry-before-commit=wait');
 $pg->sql("SELECT outbox.publish('$topic', '-7000', 'waits')");
 $pg->wait_ok("SELECT ($at_fault) = 1", 'it is retried');
-$zombie = $pg->sql("SELECT pid FROM pg_stat_activity WHERE wait_event = 'Extension' AND backend_type LIKE 'pg_outbox inbox work%'");
+$zombie = $pg->sql("SELECT pid FROM pg_stat_activity WHERE wait_event = 'PgSleep' AND backend_type LIKE 'pg_outbox inbox work%'");
 kill 'STOP', $zombie;
 set_fault();
 $pg->sql("SELECT outbox.publish('$topic', '-6999', 'waits')");

@@ -83,7 +83,7 @@ my $everywhere = sub {
 # all that is in either database, and in none twice
 sub shared_ok
 {
-	my ($name, $n, $may_repeat) = @_;
+	my ($name, $n, $repeats) = @_;
 	my %count;
 	$pg->wait_until(sub {
 		%count = ();
@@ -91,11 +91,12 @@ sub shared_ok
 		return keys %count == $n;
 	});
 	is(scalar keys %count, $n, "$name: all is there");
-	is(scalar(grep { $_ > 1 } values %count), 0, "$name: in one of them") unless $may_repeat;
+	is(scalar(grep { $_ > 1 } values %count), 0, "$name: in one of them") unless $repeats;
 	for my $dbname ('postgres', 'other')
 	{
 		is($pg->sql("SELECT count(*) - count(DISTINCT value) FROM effect WHERE topic = '$common'", dbname => $dbname), 0, "$name: once in $dbname");
-		order_ok("$name, $dbname", $common, dbname => $dbname);
+		# what the relay sends twice, the other database may have handled at first
+		order_ok("$name, $dbname", $common, dbname => $dbname) unless $repeats;
 	}
 	return;
 }
