@@ -11,5 +11,5 @@ my $fresh = 1_000_000 + time % 1_000_000;
 note("the fresh seed is $fresh");
 Faults::Campaign->run(seeds => [ $fresh, 12 ], seconds => 30,
 	kinds => [ 'inbox-*', 'machine-crash', 'immediate-restart', 'broker-kill', 'broker-freeze', 'net-cut' ],
-	setup => { inbox => 1, brokers => 1, databases => 1, standby => 'none', disk => 'large', faults => 14 });
+	setup => { inbox => 2, brokers => 1, databases => 1, standby => 'none', disk => 'large', faults => 14 });
 done_testing();

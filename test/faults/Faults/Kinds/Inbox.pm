@@ -101,8 +101,16 @@ add('inbox-alter', inject => sub {
 	return "$handler by $size";
 });
 
+# Workers join and leave the group.
+Faults::Kinds::add('inbox-workers', weight => 4, needs => sub { $_[0]{inbox} > 1 }, inject => sub {
+	my ($scenario) = @_;
+	my $workers = 1 + int rand 4;
+	defined $scenario->try_sql($scenario->database->{name}, "SELECT inbox.alter_subscription('inbox', workers => $workers)") or return;
+	return "$workers";
+});
+
 # Its handler has another name, or it may not be called, for a while.
-add('inbox-handler-gone', inject => sub {
+add('inbox-handler-gone', permits => [qr/(handler|function) "?app\.(one|many)\(inbox\.message(\[\])?\)"? does not exist/], inject => sub {
 	my ($scenario) = @_;
 	my $name = $scenario->database->{name};
 	# also where a new primary has never heard of it; and no standby is waited for
