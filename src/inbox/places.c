@@ -431,6 +431,7 @@ inbox_places_lost(InboxWorker *worker)
 bool
 inbox_places_advance(InboxWorker *worker, const int64 *next)
 {
+	static SPIPlanPtr plan = NULL;
 	Oid			types[] = {TEXTOID, TEXTARRAYOID, INT4ARRAYOID, INT8ARRAYOID, INT8ARRAYOID, INT8ARRAYOID};
 	int			all = list_length(worker->partitions);
 	Datum	   *topics = palloc(5 * all * sizeof(Datum));
@@ -461,11 +462,11 @@ inbox_places_advance(InboxWorker *worker, const int64 *next)
 	values[4] = PointerGetDatum(construct_array(was, n, INT8OID, 8, FLOAT8PASSBYVAL, TYPALIGN_DOUBLE));
 	values[5] = PointerGetDatum(construct_array(becomes, n, INT8OID, 8, FLOAT8PASSBYVAL, TYPALIGN_DOUBLE));
 	SPI_connect();
-	if (SPI_execute_with_args("UPDATE inbox.position p SET next = v.next"
-							  " FROM unnest($2, $3, $4, $5, $6) v (topic, partition, epoch, was, next)"
-							  " WHERE p.subscription = $1::name AND p.topic = v.topic"
-							  " AND p.partition = v.partition AND p.epoch = v.epoch AND p.next = v.was",
-							  6, types, values, NULL, false, 0) != SPI_OK_UPDATE)
+	if (inbox_execute(&plan, "UPDATE inbox.position p SET next = v.next"
+					  " FROM unnest($2, $3, $4, $5, $6) v (topic, partition, epoch, was, next)"
+					  " WHERE p.subscription = $1::name AND p.topic = v.topic"
+					  " AND p.partition = v.partition AND p.epoch = v.epoch AND p.next = v.was",
+					  6, types, values) != SPI_OK_UPDATE)
 		elog(ERROR, "could not write inbox.position");
 	moved = SPI_processed;
 	SPI_finish();

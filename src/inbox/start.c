@@ -150,6 +150,46 @@ store_starts(InboxWorker *worker)
 		elog(ERROR, "could not write inbox.position");
 }
 
+static bool
+is_there(const char *topic, const OutboxPlace *places, int n)
+{
+	for (int i = 0; i < n; i++)
+		if (strcmp(places[i].topic, topic) == 0)
+			return true;
+	return false;
+}
+
+/*
+ * Show a topic that is missing, once after each rebalance: while others are consumed
+ * nothing else would.
+ */
+void
+inbox_check_topics(InboxWorker *worker)
+{
+	const OutboxPlace *places;
+	OutboxError error = {0};
+	int			n;
+
+	if (worker->topics_checked || !worker->subscription->started ||
+		worker->source->list(worker->client, &places, &n, &error) != OUTBOX_OK)
+		return;
+	worker->topics_checked = true;
+	for (int i = 0; i < worker->subscription->ntopics; i++)
+	{
+		const char *topic = worker->subscription->topics[i];
+
+		if (strchr(topic, '*') != NULL || is_there(topic, places, n))
+			continue;
+		worker->topic_missing = true;
+		inbox_set_error(worker->slot, psprintf("topic \"%.200s\" is not there, or this user may not see it", topic),
+						"Create it, or grant Read and Describe on it; the others are consumed.");
+		return;
+	}
+	if (worker->topic_missing)
+		inbox_clear_error(worker->slot);
+	worker->topic_missing = false;
+}
+
 /* Resolve the start; false: not known yet, or the subscription is to be read anew. */
 bool
 inbox_start(InboxWorker *worker)

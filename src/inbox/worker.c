@@ -121,6 +121,12 @@ back_off(InboxWorker *worker)
 	INSTR_TIME_SET_CURRENT(worker->failed_at);
 }
 
+static bool
+backs_off(const InboxWorker *worker)
+{
+	return worker->back_off_ms > 0 && ms_since(worker->failed_at) < worker->back_off_ms;
+}
+
 /* Read the subscription and its server; false: the subscription is gone. */
 static bool
 load(InboxWorker *worker)
@@ -324,6 +330,7 @@ take_event(InboxWorker *worker)
 			return true;
 		case OUTBOX_SOURCE_ASSIGN:
 			worker->joined = true;
+			worker->topics_checked = false;
 			inbox_partitions_assigned(worker, places, n);
 			return true;
 		case OUTBOX_SOURCE_REVOKE:
@@ -374,7 +381,7 @@ turn(InboxWorker *worker)
 		inbox_set_state(worker->slot, INBOX_STATE_PAUSED);
 		return IDLE_WAIT_MS;
 	}
-	if (worker->back_off_ms > 0 && ms_since(worker->failed_at) < worker->back_off_ms)
+	if (backs_off(worker))
 		return worker->back_off_ms - ms_since(worker->failed_at);
 	/* what failed comes again at once; if not, it is over */
 	if (worker->failing && ms_since(worker->failed_at) > worker->back_off_ms + SETTLED_MS)
@@ -392,12 +399,22 @@ turn(InboxWorker *worker)
 	check_client(worker);
 	if (worker->client != NULL && !worker->failing)
 		worker->back_off_ms = 0;
+	if (worker->client != NULL && worker->joined)
+		inbox_check_topics(worker);
 	if (worker->client != NULL)
 		show_figures(worker);
 	MemoryContextSwitchTo(worker->context);
 	MemoryContextReset(worker->scratch);
 	return more ? 0 : !placed ? PLACE_WAIT_MS :
 		hash_get_num_entries(worker->waiting_keys) > 0 ? RETRY_EVERY_MS : IDLE_WAIT_MS;
+}
+
+/* Between transactions there is nothing to cancel. */
+static void
+check_for_interrupts_idle(void)
+{
+	QueryCancelPending = false;
+	CHECK_FOR_INTERRUPTS();
 }
 
 /* Sleep until something happens; true when the latch was set. */
@@ -407,6 +424,14 @@ doze(InboxWorker *worker, long ms)
 	WaitEvent	event;
 	int			n;
 
+	if (backs_off(worker))
+	{
+		/* what the client has is for later */
+		n = WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, ms,
+					  outbox_wait_event("OutboxInboxMain"));
+		check_for_interrupts_idle();
+		return (n & WL_LATCH_SET) != 0;
+	}
 	if (worker->wait_set == NULL)
 	{
 		worker->wait_set = outbox_create_wait_set(worker->context, 3);
@@ -417,7 +442,7 @@ doze(InboxWorker *worker, long ms)
 							  worker->source->event_fd(worker->client), NULL, NULL);
 	}
 	n = WaitEventSetWait(worker->wait_set, ms, &event, 1, outbox_wait_event("OutboxInboxMain"));
-	CHECK_FOR_INTERRUPTS();
+	check_for_interrupts_idle();
 	return n > 0 && (event.events & WL_LATCH_SET) != 0;
 }
 
@@ -483,7 +508,7 @@ loop(InboxWorker *worker)
 		{
 			if (!PostmasterIsAlive())
 				proc_exit(1);
-			CHECK_FOR_INTERRUPTS();
+			check_for_interrupts_idle();
 			reload = MyLatch->is_set;
 		}
 		if (reload)

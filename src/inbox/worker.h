@@ -90,6 +90,8 @@ typedef struct InboxWorker
 	WaitEventSet *wait_set;
 	uint64		errors_seen;
 	bool		joined;			/* the group has said what is ours */
+	bool		topics_checked; /* since then */
+	bool		topic_missing;	/* is the error that is shown */
 	List	   *partitions;		/* of InboxPartition */
 	List	   *adopted;		/* ... that nobody has, see waiting.c */
 	InboxStart *start;
@@ -129,6 +131,7 @@ extern int	inbox_execute(SPIPlanPtr *plan, const char *sql, int n, Oid *types, D
 
 /* start.c */
 extern bool inbox_start(InboxWorker *worker);
+extern void inbox_check_topics(InboxWorker *worker);
 extern void inbox_start_forget(InboxWorker *worker);
 
 /* incoming.c */

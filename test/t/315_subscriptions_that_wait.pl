@@ -56,6 +56,7 @@ subscribe('missing', "$there, $late", 'earliest');
 effects_ok('missing', 'a', 'a topic that is there is consumed');
 like($pg->log_text, qr/LOG:  pg_outbox subscription "missing": [^\n]*\Q$late\E[^\n]*\n[^\n]*HINT:  Create topic "\Q$late\E"/,
 	'the one that is missing is told, with a hint');
+status_ok('missing', "state = 'running' AND last_error LIKE '%$late%' AND hint LIKE 'Create it%'", 'and in the status, while others are consumed');
 subscribe('alone', $late, 'latest');
 status_ok('alone', "state = 'retrying' AND last_error LIKE '%$late%' AND hint LIKE 'Create topic%'", 'a topic that is missing alone is a state');
 subscribe('pattern', "$stem.l*", 'latest');
