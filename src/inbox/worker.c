@@ -46,6 +46,7 @@
 #define MAX_RETRY_MS		4000
 #define SETTLED_MS			2000
 #define CLOSE_TIMEOUT_MS	5000
+#define ORPHAN_CLOSE_MS		500
 #define TELL_TIMEOUT_MS		2000
 
 PGDLLEXPORT void inbox_worker_main(Datum main_arg);
@@ -103,8 +104,12 @@ worker_exit(int code, Datum arg)
 {
 	if (my_worker != NULL && my_worker->client != NULL)
 	{
-		inbox_places_tell(my_worker, TELL_TIMEOUT_MS);
-		(void) my_worker->source->close(my_worker->client, CLOSE_TIMEOUT_MS);
+		/* a postmaster that is to be started again waits for us to be gone */
+		bool		in_peace = PostmasterIsAlive();
+
+		if (in_peace)
+			inbox_places_tell(my_worker, TELL_TIMEOUT_MS);
+		(void) my_worker->source->close(my_worker->client, in_peace ? CLOSE_TIMEOUT_MS : ORPHAN_CLOSE_MS);
 	}
 	LWLockAcquire(&outbox_shared->lock, LW_EXCLUSIVE);
 	my_slot->proc = NULL;

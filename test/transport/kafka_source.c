@@ -245,6 +245,26 @@ find_place(Reader *reader, const char *topic, int32_t partition, OutboxFrom from
 	return failure;
 }
 
+/* Does list() tell of so many partitions of this topic, and of no other? */
+static bool
+lists(Reader *reader, const char *topic, int expected)
+{
+	const OutboxPlace *places;
+	OutboxError error;
+	bool		good = true;
+	int			n = -1;
+
+	for (double until = now() + PATIENCE; now() < until; step(reader, 200))
+	{
+		if (S.list(reader->consumer, &places, &n, &error) == OUTBOX_OK)
+			break;
+		n = -1;
+	}
+	for (int i = 0; i < n; i++)
+		good = good && strcmp(places[i].topic, topic) == 0 && places[i].partition == i;
+	return good && n == expected;
+}
+
 /* --- what is read ------------------------------------------------------- */
 
 static rd_kafka_t *
@@ -477,6 +497,13 @@ check_places(void)
 	   OUTBOX_OK && offset == 3000, "source: a time beyond the end is the end");
 	ok(find_place(reader, "no-such-topic", 0, OUTBOX_FROM_EARLIEST, 0, &offset) ==
 	   OUTBOX_TOPIC, "source: nothing to find in a missing topic");
+	ok(find_place(reader, topic, 0, OUTBOX_FROM_GROUP, 0, &offset) == OUTBOX_OK &&
+	   offset == -1, "source: a group that is nowhere");
+	place = (OutboxPlace) {topic, 0, 42};
+	ok(S.commit(reader->consumer, &place, 1, PATIENCE * 1000, &error) == OUTBOX_OK &&
+	   find_place(reader, topic, 0, OUTBOX_FROM_GROUP, 0, &offset) == OUTBOX_OK && offset == 42,
+	   "source: find where the group is");
+	ok(lists(reader, topic, 2), "source: list the partitions of a topic");
 	place = (OutboxPlace) {topic, 7, 0};
 	ok(S.seek(reader->consumer, &place, 1, &error) == OUTBOX_FENCED,
 	   "source: no seek in what is not ours");
@@ -511,7 +538,7 @@ check_group(void)
 	}
 	for (double until = now() + PATIENCE; one->nshare == 0 && now() < until;)
 		step(one, 50);
-	shared = one->nshare == 2 && other->nshare == 2;
+	shared = one->nshare == 2 && other->nshare == 2 && lists(one, topic, 4);
 	for (double until = now() + PATIENCE; one->nseen + other->nseen < 2000 && now() < until;)
 	{
 		step(one, 50);
