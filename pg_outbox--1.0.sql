@@ -700,6 +700,18 @@ COMMENT ON TABLE inbox.dead_letter IS
 	'messages that a handler did not take, with the reason';
 GRANT SELECT ON inbox.subscription, inbox.position, inbox.waiting, inbox.dead_letter
 	TO inbox_consumer, outbox_admin;
+
+-- What messages say is for the owner of their subscription, and for administrators.
+ALTER TABLE inbox.waiting ENABLE ROW LEVEL SECURITY;
+ALTER TABLE inbox.dead_letter ENABLE ROW LEVEL SECURITY;
+CREATE POLICY owner ON inbox.waiting FOR SELECT TO inbox_consumer
+	USING (EXISTS (SELECT FROM inbox.subscription s WHERE s.name = subscription
+		AND pg_catalog.pg_has_role(s.owner::oid, 'USAGE')));
+CREATE POLICY owner ON inbox.dead_letter FOR SELECT TO inbox_consumer
+	USING (EXISTS (SELECT FROM inbox.subscription s WHERE s.name = subscription
+		AND pg_catalog.pg_has_role(s.owner::oid, 'USAGE')));
+CREATE POLICY admin ON inbox.waiting FOR SELECT TO outbox_admin USING (true);
+CREATE POLICY admin ON inbox.dead_letter FOR SELECT TO outbox_admin USING (true);
 SELECT pg_catalog.pg_extension_config_dump('inbox.subscription', '');
 SELECT pg_catalog.pg_extension_config_dump('inbox.position', '');
 SELECT pg_catalog.pg_extension_config_dump('inbox.waiting', '');

@@ -31,6 +31,8 @@ SELECT inbox.subscribe('t', 'broker', 'orders', 'returns_int(inbox.message)');
 SELECT inbox.subscribe('t', 'broker', 'orders', 'handle(inbox.message)', start => 'soon');
 SELECT inbox.subscribe('t', 'broker', 'orders', 'handle(inbox.message)', batch_size => 0);
 SELECT inbox.subscribe('t', 'broker', 'orders', 'handle(inbox.message)', max_attempts => 0);
+SELECT inbox.subscribe('t', 'broker', 'orders', 'handle(inbox.message)', workers => 0);
+SELECT inbox.subscribe('t', 'broker', 'orders', 'handle(inbox.message)', workers => 65);
 SELECT inbox.subscribe('t', 'broker', 'orders', 'handle(inbox.message)', backoff => '0');
 SELECT inbox.subscribe('t', 'broker', 'orders', 'handle(inbox.message)', on_error => 'ignore');
 SELECT inbox.subscribe('t', 'broker', 'orders', 'handle(inbox.message)', dedup_by => 'payload');
@@ -46,7 +48,9 @@ SELECT inbox.retry_later('1 s');
 SELECT inbox.reject('not ours');
 
 -- changed
-SELECT inbox.alter_subscription('s', topic => 'invoices', batch_size => 7, timeout => '5 s');
+SELECT inbox.alter_subscription('s', topic => 'invoices', batch_size => 7, timeout => '5 s', workers => 3, shared_group => true);
+SELECT workers, shared_group FROM inbox.subscription WHERE name = 's';
+SELECT inbox.alter_subscription('s', workers => 1, shared_group => false);
 SELECT inbox.pause('s');
 SELECT topics, batch_size, timeout, paused FROM inbox.subscription WHERE name = 's';
 SELECT inbox.resume('s');
@@ -79,10 +83,20 @@ SELECT inbox.pause('t');
 SELECT inbox.pause('s');
 SELECT inbox.alter_subscription('t', handler => 'public.handle_all(inbox.message[])');
 UPDATE inbox.subscription SET owner = 10;
+RESET ROLE;
+INSERT INTO inbox.dead_letter (subscription, topic, partition, "offset", message_id, headers, attempts, sqlstate, error)
+	SELECT s, 'orders', 0, 1, 'of ' || s, '{}', 1, 'P0001', 'no' FROM unnest('{s,t,gone}'::text[]) s;
+INSERT INTO inbox.waiting (subscription, topic, partition, "offset", message_id, headers, attempts)
+	SELECT s, 'orders', 0, 1, 'of ' || s, '{}', 1 FROM unnest('{s,t}'::text[]) s;
+SET ROLE test_consumer;
+SELECT message_id FROM inbox.dead_letter UNION ALL SELECT message_id || ' waits' FROM inbox.waiting;
 SET ROLE test_other;
+SELECT message_id FROM inbox.dead_letter UNION ALL SELECT message_id || ' waits' FROM inbox.waiting;
 SELECT inbox.resume('t');
 SELECT inbox.unsubscribe('t');
 SET ROLE test_admin;
+SELECT message_id FROM inbox.dead_letter UNION ALL SELECT message_id || ' waits' FROM inbox.waiting ORDER BY 1;
+SELECT inbox.discard('gone'), inbox.discard('s'), inbox.discard('t');
 SELECT inbox.resume('t');
 SELECT inbox.alter_subscription('t', batch_size => 1);
 SELECT subscription FROM inbox.subscription_status ORDER BY 1;
