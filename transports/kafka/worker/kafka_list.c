@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * kafka_list.c
- *	  The partitions of the topics that a consumer asked for.
+ *	  The topics that a consumer asked for, and their partitions.
  *
  * Matched here as the library does it for the group, by the same expressions,
  * since it tells only of those that the group gives to this member.
@@ -17,6 +17,23 @@
 #include <string.h>
 
 #define LIST_TIMEOUT_MS		5000
+
+/* Keep what is asked for; false: no memory. */
+bool
+kafka_topics_ask(OutboxConsumer *consumer, const OutboxSourceConfig *config)
+{
+	consumer->topics = calloc(config->ntopics, sizeof(char *));
+	for (int i = 0; i < config->ntopics && consumer->topics != NULL; i++)
+	{
+		/* no topic has a longer name */
+		if (strlen(config->topics[i]) > KAFKA_MAX_PATTERN)
+			continue;
+		consumer->topics[consumer->ntopics] = strdup(config->topics[i]);
+		if (consumer->topics[consumer->ntopics++] == NULL)
+			return false;
+	}
+	return consumer->topics != NULL;
+}
 
 /*
  * A pattern of ours as a regular expression; a name stays one.  False: it is a

@@ -175,23 +175,6 @@ build_config(OutboxClient *client, const void *config, OutboxError *error)
 	return conf;
 }
 
-/* Keep what is asked for; false: no memory. */
-static bool
-topics_set(OutboxConsumer *consumer, const OutboxSourceConfig *config)
-{
-	consumer->topics = calloc(config->ntopics, sizeof(char *));
-	for (int i = 0; i < config->ntopics && consumer->topics != NULL; i++)
-	{
-		/* no topic has a longer name */
-		if (strlen(config->topics[i]) > KAFKA_MAX_PATTERN)
-			continue;
-		consumer->topics[consumer->ntopics] = strdup(config->topics[i]);
-		if (consumer->topics[consumer->ntopics++] == NULL)
-			return false;
-	}
-	return consumer->topics != NULL;
-}
-
 static bool
 subscribe(OutboxConsumer *consumer, OutboxError *error)
 {
@@ -252,7 +235,7 @@ source_open(const OutboxSourceConfig *config, OutboxError *error)
 	memset(error, 0, sizeof(*error));
 	if (consumer != NULL)
 		consumer->group_id = strdup(config->group_id);
-	if (consumer == NULL || consumer->group_id == NULL || !topics_set(consumer, config))
+	if (consumer == NULL || consumer->group_id == NULL || !kafka_topics_ask(consumer, config))
 	{
 		if (consumer != NULL)
 			consumer_free(consumer);

@@ -118,6 +118,7 @@ extern void kafka_give_up(OutboxConsumer *consumer);
 extern void kafka_partitions_free(OutboxConsumer *consumer);
 
 /* kafka_list.c */
+extern bool kafka_topics_ask(OutboxConsumer *consumer, const OutboxSourceConfig *config);
 extern bool kafka_topic_expression(const char *topic,
 								   char expression[KAFKA_MAX_EXPRESSION]);
 extern rd_kafka_resp_err_t kafka_list_ask(OutboxConsumer *consumer, KafkaEvent **answer);
