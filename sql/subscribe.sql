@@ -84,9 +84,9 @@ SELECT inbox.pause('s');
 SELECT inbox.alter_subscription('t', handler => 'public.handle_all(inbox.message[])');
 UPDATE inbox.subscription SET owner = 10;
 RESET ROLE;
-INSERT INTO inbox.dead_letter (subscription, topic, partition, "offset", message_id, headers, attempts, sqlstate, error)
+INSERT INTO inbox.dead_message (subscription, topic, partition, "offset", message_id, headers, attempts, sqlstate, error)
 	SELECT s, 'orders', 0, 1, 'of ' || s, '{}', 1, 'P0001', 'no' FROM unnest('{s,t,gone}'::text[]) s;
-INSERT INTO inbox.waiting (subscription, topic, partition, "offset", message_id, headers, attempts)
+INSERT INTO inbox.waiting_message (subscription, topic, partition, "offset", message_id, headers, attempts)
 	SELECT s, 'orders', 0, 1, 'of ' || s, '{}', 1 FROM unnest('{s,t}'::text[]) s;
 SET ROLE test_consumer;
 SELECT message_id FROM inbox.dead_letter UNION ALL SELECT message_id || ' waits' FROM inbox.waiting;

@@ -130,7 +130,7 @@ inbox_waiting_load(InboxWorker *worker)
 	PushActiveSnapshot(GetTransactionSnapshot());
 	SPI_connect();
 	values[0] = CStringGetTextDatum(worker->subscription->name);
-	if (SPI_execute_with_args("SELECT DISTINCT topic, partition, key FROM inbox.waiting"
+	if (SPI_execute_with_args("SELECT DISTINCT topic, partition, key FROM inbox.waiting_message"
 							  " WHERE subscription = $1::name AND key IS NOT NULL",
 							  1, types, values, NULL, true, 0) != SPI_OK_SELECT)
 		elog(ERROR, "could not read inbox.waiting");
@@ -227,7 +227,7 @@ has_one_before(InboxWorker *worker, const InboxMessage *message)
 	bool		found;
 
 	SPI_connect();
-	if (SPI_execute_with_args("SELECT FROM inbox.waiting WHERE subscription = $1::name AND topic = $2"
+	if (SPI_execute_with_args("SELECT FROM inbox.waiting_message WHERE subscription = $1::name AND topic = $2"
 							  " AND partition = $3 AND hashtext(key) = hashtext($4) AND key = $4"
 							  " ORDER BY \"offset\" LIMIT 1 FOR UPDATE",
 							  4, types, values, NULL, false, 0) != SPI_OK_SELECT)
@@ -247,7 +247,7 @@ inbox_waiting_add(InboxWorker *worker, const InboxMessage *message, const InboxF
 		(OUTBOX_RULE("inbox-one-before") && !has_one_before(worker, message));
 
 	/* it may be there, and come again after inbox.seek() */
-	insert_row(worker, "INSERT INTO inbox.waiting (subscription, topic, partition, \"offset\", message_id, key,"
+	insert_row(worker, "INSERT INTO inbox.waiting_message (subscription, topic, partition, \"offset\", message_id, key,"
 			   " headers, payload, \"timestamp\", attempts, due, sqlstate, error, context)"
 			   " VALUES ($1::name, $2, $3, $4, $5, $6, $7, $8, $9, $10,"
 			   " clock_timestamp() + $11 * interval '1 millisecond', $12, $13, $14)"
@@ -264,7 +264,7 @@ inbox_waiting_add(InboxWorker *worker, const InboxMessage *message, const InboxF
 void
 inbox_dead_letter(InboxWorker *worker, const InboxMessage *message, const InboxFailure *failure)
 {
-	insert_row(worker, "INSERT INTO inbox.dead_letter (subscription, topic, partition, \"offset\", message_id, key,"
+	insert_row(worker, "INSERT INTO inbox.dead_message (subscription, topic, partition, \"offset\", message_id, key,"
 			   " headers, payload, \"timestamp\", attempts, sqlstate, error, context)"
 			   " SELECT $1::name, $2, $3, $4, $5, $6, $7, $8, $9, $10, $12, $13, $14 WHERE $11::bigint IS NULL"
 			   " ON CONFLICT (subscription, topic, partition, \"offset\") DO NOTHING",
@@ -355,7 +355,7 @@ take_due(InboxWorker *worker, InboxMessage *message)
 	values[3] = TimestampTzGetDatum(GetCurrentTimestamp());
 	SPI_connect();
 	if (inbox_execute(&plan, "SELECT topic, partition, \"offset\", message_id, key, headers, payload, \"timestamp\","
-					  " attempts, due FROM inbox.waiting w WHERE subscription = $1::name AND due <= $4"
+					  " attempts, due FROM inbox.waiting_message w WHERE subscription = $1::name AND due <= $4"
 					  " AND (due < $4 - " LONG_OVERDUE
 					  " OR EXISTS (SELECT FROM unnest($2, $3) v (topic, partition)"
 					  " WHERE v.topic = w.topic AND v.partition = w.partition))"
@@ -411,7 +411,7 @@ finish_row(InboxWorker *worker, const InboxMessage *message, bool *last)
 	Datum		values[6];
 
 	this_row(worker, message, types, values);
-	execute("DELETE FROM inbox.waiting" THIS_ROW, 4, types, values, NULL, SPI_OK_DELETE);
+	execute("DELETE FROM inbox.waiting_message" THIS_ROW, 4, types, values, NULL, SPI_OK_DELETE);
 	*last = false;
 	if (message->no_key)
 		return;
@@ -420,8 +420,8 @@ finish_row(InboxWorker *worker, const InboxMessage *message, bool *last)
 	types[5] = TIMESTAMPTZOID;
 	values[5] = TimestampTzGetDatum(message->due);
 	SPI_connect();
-	if (SPI_execute_with_args("UPDATE inbox.waiting w SET due = $6 FROM ("
-							  "SELECT \"offset\" FROM inbox.waiting WHERE subscription = $1::name AND topic = $2"
+	if (SPI_execute_with_args("UPDATE inbox.waiting_message w SET due = $6 FROM ("
+							  "SELECT \"offset\" FROM inbox.waiting_message WHERE subscription = $1::name AND topic = $2"
 							  " AND partition = $3 AND hashtext(key) = hashtext($5) AND key = $5"
 							  " AND \"offset\" <> $4 ORDER BY \"offset\" LIMIT 1) n"
 							  " WHERE w.subscription = $1::name AND w.topic = $2 AND w.partition = $3"
@@ -450,7 +450,7 @@ postpone_row(InboxWorker *worker, const InboxMessage *message, const InboxFailur
 	values[7] = CStringGetTextDatum(failure->message);
 	values[8] = failure->context ? CStringGetTextDatum(failure->context) : 0;
 	nulls[8] = failure->context ? ' ' : 'n';
-	execute("UPDATE inbox.waiting SET attempts = $5, due = clock_timestamp() + $6 * interval '1 millisecond',"
+	execute("UPDATE inbox.waiting_message SET attempts = $5, due = clock_timestamp() + $6 * interval '1 millisecond',"
 			" sqlstate = $7, error = $8, context = $9" THIS_ROW,
 			9, types, values, nulls, SPI_OK_UPDATE);
 }

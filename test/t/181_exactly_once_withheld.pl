@@ -80,6 +80,11 @@ withheld('not read', qr/^position topic "\Q$position\E": .*authorization/i, $gra
 $kafka->undeny('app', 'read', topic => $position);
 healed('not read');
 
+# It is deleted.
+$kafka->delete_topic($position);
+publish();
+healed('deleted');
+
 # The id expires: brokers forget one that was not used for long.
 my $before = $kafka->count('__transaction_state');
 ok($pg->wait_until(sub { $kafka->count('__transaction_state') > $before }), 'the id expires');

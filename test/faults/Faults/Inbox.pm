@@ -154,7 +154,7 @@ sub drain
 	while (time < $until)
 	{
 		# a clock that was set back makes them wait for hours
-		$self->sql(q{UPDATE inbox.waiting SET due = clock_timestamp() WHERE due > clock_timestamp() + interval '1 min'});
+		$self->sql(q{UPDATE inbox.waiting_message SET due = clock_timestamp() WHERE due > clock_timestamp() + interval '1 min'});
 		my $state = $self->sql('SELECT (SELECT sum(next) FROM inbox.position), (SELECT count(*) FROM inbox.waiting), (SELECT count(*) FROM app.effect)');
 		return 1 if $state =~ /^$end\|0\|/;
 		$until = time + $timeout if $state ne $last;

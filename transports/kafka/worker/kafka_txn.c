@@ -67,6 +67,20 @@ kafka_is_fenced(rd_kafka_resp_err_t err)
 		err == RD_KAFKA_RESP_ERR_INVALID_PRODUCER_EPOCH;
 }
 
+/*
+ * What a failed bookmark means.  Aborting helps where its topic will take the next
+ * one.  A topic that was deleted is made by the next client, when it reads it.
+ */
+static OutboxFailure
+bookmark_failure(rd_kafka_resp_err_t err)
+{
+	if (err == RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART ||
+		err == RD_KAFKA_RESP_ERR__UNKNOWN_TOPIC ||
+		err == RD_KAFKA_RESP_ERR__UNKNOWN_PARTITION)
+		return OUTBOX_FATAL;
+	return OUTBOX_ABORT;
+}
+
 /* Properties of a transactional client; all others are as without. */
 bool
 kafka_txn_configure(OutboxClient *client, rd_kafka_conf_t *conf,
@@ -279,7 +293,10 @@ kafka_transaction(OutboxClient *client, OutboxTxnStep step, int timeout_ms,
 				 "Check that there are as many brokers as transaction.state.log.replication.factor says, and that topics written last have min.insync.replicas in sync.");
 	}
 	else if (failure == OUTBOX_ABORT && client->bookmark_err != RD_KAFKA_RESP_ERR_NO_ERROR)
+	{
+		failure = bookmark_failure(client->bookmark_err);
 		kafka_bookmark_error(client, error, failure, client->bookmark_err);
+	}
 	else
 		set_error(client, error, failure, rd_kafka_error_code(cause),
 				  rd_kafka_error_string(cause));
@@ -309,10 +326,12 @@ kafka_bookmark_write(OutboxClient *client, const char *text, OutboxError *error)
 	if (cause == NULL)
 		return OUTBOX_OK;
 	failure = failure_of(client, cause);
-	if (failure == OUTBOX_FATAL && !rd_kafka_error_is_fatal(cause))
-		failure = OUTBOX_ABORT;
-	if (failure == OUTBOX_ABORT)
+	if (failure == OUTBOX_ABORT ||
+		(failure == OUTBOX_FATAL && !rd_kafka_error_is_fatal(cause)))
+	{
+		failure = bookmark_failure(rd_kafka_error_code(cause));
 		kafka_bookmark_error(client, error, failure, rd_kafka_error_code(cause));
+	}
 	else
 		set_error(client, error, failure, rd_kafka_error_code(cause),
 				  rd_kafka_error_string(cause));

@@ -133,7 +133,7 @@ SQL
 
 add('inbox-tables-locked', inject => sub {
 	my ($scenario) = @_;
-	my $table = (qw(inbox.position inbox.seen inbox.waiting inbox.subscription app.effect))[ int rand 5 ];
+	my $table = (qw(inbox.position inbox.seen inbox.waiting_message inbox.subscription app.effect))[ int rand 5 ];
 	my $seconds = 0.2 + rand 2;
 	my $load = $scenario->pg->load(clients => 1, threads => 1, transactions => 1, dbname => $scenario->database->{name},
 		script => "SET lock_timeout = '3s';\nBEGIN;\nLOCK TABLE $table IN ACCESS EXCLUSIVE MODE;\nSELECT pg_sleep($seconds);\nCOMMIT;\n");
