@@ -1,8 +1,9 @@
-# pg_outbox: three shared libraries, since no broker library may be mapped into
-# a client backend:
+# pg_outbox: the extension, and two shared libraries for each kind of broker,
+# since no broker library may be mapped into a client backend:
 #   pg_outbox            the extension
-#   pg_outbox_kafka_fdw  DDL checks of Kafka servers, loaded by backends
-#   pg_outbox_kafka      the Kafka client, loaded by relay workers only
+#   pg_outbox_X_fdw      DDL checks of X's servers, loaded by backends
+#   pg_outbox_X          the client, loaded by workers only
+# Clients are built for those brokers whose client library is there.
 #
 # Used through the Makefile beside it.  PGXS builds one library a makefile, so
 # each transport's libraries have makefiles of their own.
@@ -15,16 +16,33 @@ MODULE_big = pg_outbox
 OBJS = $(patsubst %.c,%.o,$(filter-out src/transport/validate.c, \
 	$(wildcard src/*.c src/*/*.c)))
 
-SUBDIRS = transports/kafka/fdw transports/kafka/worker
-
 include flags.mk
 PGXS := $(shell $(PG_CONFIG) --pgxs)
 include $(PGXS)
+
+# can these headers be included?
+headers = $(shell printf '\#include <%s>\n' $(1) | $(CC) $(CPPFLAGS) -E -x c - >/dev/null 2>&1 && echo yes)
+
+# a transport, headers of its client library, their package; Kafka's is needed
+# for its DDL checks too
+TRANSPORTS = kafka
+define optional
+ifeq ($$(call headers,$(2)),yes)
+TRANSPORTS += $(1)
+else
+MISSING += $(1) ($(3))
+endif
+endef
+$(eval $(call optional,rabbitmq,amqp.h amqp_framing.h openssl/ssl.h,librabbitmq-dev and libssl-dev))
+
+SUBDIRS = $(patsubst %/,%,$(wildcard transports/*/fdw/)) $(TRANSPORTS:%=transports/%/worker)
 
 # any header, any object: a few seconds lost are cheaper than a stale object
 $(OBJS): $(OUTBOX_HEADERS)
 
 all: subdirs-all
+	@echo "pg_outbox: clients of $(TRANSPORTS) are built$(if $(MISSING),; missing are: $(MISSING))"
+
 install: subdirs-install
 uninstall: subdirs-uninstall
 clean: subdirs-clean

@@ -246,6 +246,18 @@ CREATE FOREIGN DATA WRAPPER outbox_kafka
 COMMENT ON FOREIGN DATA WRAPPER outbox_kafka IS
 	'Apache Kafka as a target of the outbox';
 
+CREATE FUNCTION outbox.rabbitmq_validator(text[], oid) RETURNS void
+	AS '$libdir/pg_outbox_rabbitmq_fdw', 'outbox_rabbitmq_validator'
+	LANGUAGE C STRICT;
+COMMENT ON FUNCTION outbox.rabbitmq_validator(text[], oid) IS
+	'checks the options of outbox_rabbitmq servers and their user mappings';
+REVOKE ALL ON FUNCTION outbox.rabbitmq_validator(text[], oid) FROM PUBLIC;
+
+CREATE FOREIGN DATA WRAPPER outbox_rabbitmq
+	VALIDATOR outbox.rabbitmq_validator OPTIONS (library 'pg_outbox_rabbitmq');
+COMMENT ON FOREIGN DATA WRAPPER outbox_rabbitmq IS
+	'RabbitMQ as a target of the outbox';
+
 -- Where each server stands.  Appended by its relay; of each server and topic the
 -- highest n counts.  No topic: all of the server's topics but those that have
 -- rows of their own, because they lag.

@@ -3,8 +3,12 @@
 OUT ?= build
 PROGRAMS = $(addprefix $(OUT)/, mock_broker kafka_admin kafka_produce judge_consume \
 	kafka_driver fault_proxy)
+# for those brokers whose client library is there
+HAVE_RABBIT := $(shell printf '\#include <amqp.h>\n' | $(CC) -E -x c - >/dev/null 2>&1 && echo yes)
+PROGRAMS += $(if $(HAVE_RABBIT),$(OUT)/rabbit_consume)
 CLOCK = $(OUT)/fault_clock.so
 CFLAGS ?= -O2 -g
+LIBRARY = -lrdkafka
 WARNINGS = -Wall -Wextra -Werror -Wno-unused-parameter
 
 all: $(PROGRAMS) $(CLOCK)
@@ -13,7 +17,9 @@ $(OUT)/mock_broker: test/support/mock_broker.c
 $(OUT)/kafka_admin: test/support/kafka_admin.c
 $(OUT)/kafka_produce: test/support/kafka_produce.c
 $(OUT)/kafka_produce: CPPFLAGS += -D_GNU_SOURCE
-$(OUT)/judge_consume: test/judge/judge_consume.c
+$(OUT)/judge_consume: test/judge/judge_consume.c test/judge/judge_line.h
+$(OUT)/rabbit_consume: test/judge/rabbit_consume.c test/judge/judge_line.h
+$(OUT)/rabbit_consume: LIBRARY = -lrabbitmq
 $(OUT)/fault_proxy: test/faults/proxy.c
 $(OUT)/fault_proxy: CPPFLAGS += -D_GNU_SOURCE
 
@@ -37,7 +43,7 @@ endif
 
 $(PROGRAMS): programs.mk
 	@mkdir -p $(OUT)
-	$(CC) $(CPPFLAGS) $(CFLAGS) $(WARNINGS) -o $@ $(filter %.c,$^) -lrdkafka -lpthread
+	$(CC) $(CPPFLAGS) $(CFLAGS) $(WARNINGS) -o $@ $(filter %.c,$^) $(LIBRARY) -lpthread
 
 clean:
 	rm -f $(PROGRAMS) $(CLOCK)

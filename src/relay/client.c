@@ -181,6 +181,7 @@ take_ok(Relay *relay, OutboxEntry *entry, Delivered *d)
 	outbox_entry_done(entry);
 	relay->back_off_ms = 0;
 	entry->topic->retry_ms = 0;
+	entry->topic->on_trial = false;
 	if (relay->narrowing > 0)
 		relay->narrowing--;
 }
@@ -531,6 +532,9 @@ state_with_client(Relay *relay, const OutboxTransportStatus *status)
 	if (!status->connected)
 		return status->error.failure == OUTBOX_CONFIG ? OUTBOX_STATE_ERROR :
 			status->nerrors > 0 ? OUTBOX_STATE_RETRYING : OUTBOX_STATE_STARTING;
+	if (status->blocked)
+		return status->error.failure == OUTBOX_CONFIG ? OUTBOX_STATE_ERROR :
+			OUTBOX_STATE_BLOCKED;
 	if (relay->chunk.failing)
 		return OUTBOX_STATE_ERROR;
 	if (relay->chunk.state == OUTBOX_CHUNK_INIT || relay->chunk.state == OUTBOX_CHUNK_LOAD)

@@ -174,7 +174,7 @@ void
 relay_topic_trouble(Relay *relay, OutboxTopic *topic, OutboxTopicState state,
 					const OutboxError *error)
 {
-	bool		again = topic->state == state;
+	bool		again = topic->state == state || topic->on_trial;
 
 	topic->state = state;
 	topic->error = *error;
@@ -196,10 +196,11 @@ relay_topic_trouble(Relay *relay, OutboxTopic *topic, OutboxTopicState state,
 
 /* Out of trouble: what waits is sent, in its order. */
 static void
-resume(OutboxTopic *topic)
+resume(OutboxTopic *topic, bool on_trial)
 {
 	topic->state = OUTBOX_TOPIC_FINE;
 	topic->given_up = false;
+	topic->on_trial = on_trial;
 	topic->stream->window->unsent = topic->stream->window->first;
 	INSTR_TIME_SET_CURRENT(topic->moved);
 }
@@ -232,13 +233,25 @@ retry_blocked(Relay *relay, OutboxStream *stream, bool at_once)
 		entry = outbox_window_entry(stream->window, stream->window->first);
 		outbox_entry_suspect(entry);
 	}
-	resume(topic);
+	resume(topic, false);
+}
+
+/* Has a lagging topic nothing left that the main reader has read? */
+static bool
+has_caught_up(Relay *relay, OutboxStream *stream)
+{
+	return outbox_window_is_empty(stream->window) &&
+		outbox_reader_batch(stream->reader) == NULL &&
+		outbox_snapshot_compare(outbox_reader_last(stream->reader),
+								outbox_reader_last(relay->main.reader)) == 0;
 }
 
 /*
  * Ask again for a missing topic.  Once it is there it is resumed, but not before
  * all that the client has of it is answered: what comes back unsent must go
- * before what is queued behind it.
+ * before what is queued behind it.  Where only a message tells whether it is
+ * there, it is resumed on trial, and its time of trouble goes on until one is
+ * delivered.
  */
 static void
 probe_missing(Relay *relay, OutboxStream *stream, bool at_once)
@@ -247,10 +260,19 @@ probe_missing(Relay *relay, OutboxStream *stream, bool at_once)
 	OutboxError error = {0};
 	OutboxFailure failure;
 
-	if (!at_once && relay_ms_since(topic->tried) < PROBE_EVERY_MS)
+	if (!at_once && relay_ms_since(topic->tried) < PROBE_EVERY_MS &&
+		!(topic->given_up && topic->on_trial && has_caught_up(relay, stream)))
 		return;
-	if (waited_enough(relay, topic))
+	if (waited_enough(relay, topic) && !topic->given_up)
+	{
 		topic->given_up = true;
+		/* what waits is given up before another one is tried */
+		if (topic->on_trial)
+		{
+			INSTR_TIME_SET_CURRENT(topic->tried);
+			return;
+		}
+	}
 	failure = relay->transport->probe_topic(relay->client, topic->name, &error);
 	if (failure == OUTBOX_RETRY)
 		return;
@@ -258,7 +280,7 @@ probe_missing(Relay *relay, OutboxStream *stream, bool at_once)
 	if (failure != OUTBOX_OK)
 		topic->error = error;
 	else if (topic->in_flight == 0)
-		resume(topic);
+		resume(topic, relay->transport->topics_on_trial);
 }
 
 /* Look again at topics in trouble. */
@@ -281,7 +303,7 @@ lagging_probe(Relay *relay)
 		/* nothing of it is wanted any more, nor waits: let it catch up */
 		if (!router_wants(relay->router, topic->name, strlen(topic->name)) &&
 			outbox_window_is_empty(stream->window))
-			resume(topic);
+			resume(topic, false);
 		else if (topic->state == OUTBOX_TOPIC_MISSING)
 			probe_missing(relay, stream, at_once);
 		else if (topic->state == OUTBOX_TOPIC_BLOCKED &&
@@ -512,11 +534,7 @@ lagging_rejoin(Relay *relay)
 	{
 		OutboxStream *stream = lfirst(lc);
 
-		if (stream->topic->state != OUTBOX_TOPIC_FINE ||
-			!outbox_window_is_empty(stream->window) ||
-			outbox_reader_batch(stream->reader) != NULL ||
-			outbox_snapshot_compare(outbox_reader_last(stream->reader),
-									outbox_reader_last(relay->main.reader)) != 0)
+		if (stream->topic->state != OUTBOX_TOPIC_FINE || !has_caught_up(relay, stream))
 			continue;
 		old = MemoryContextSwitchTo(relay->context);
 		relay->rejoined = lappend(relay->rejoined, pstrdup(stream->topic->name));

@@ -35,6 +35,7 @@ typedef struct OutboxTopic
 	/* trouble */
 	OutboxTopicState state;
 	bool		given_up;		/* waited for topic_timeout */
+	bool		on_trial;		/* resumed, and nothing delivered since */
 	OutboxError error;
 	instr_time	since;
 	instr_time	tried;

@@ -195,6 +195,23 @@ make_headers(OutboxWindows *all, const OutboxMessage *m)
 	return n;
 }
 
+/* Of a payload, by what it was published as. */
+static const char *
+content_type(const OutboxMessage *m)
+{
+	if (m->payload == NULL)
+		return NULL;
+	switch (m->kind)
+	{
+		case 'j':
+			return "application/json";
+		case 't':
+			return "text/plain; charset=utf-8";
+		default:
+			return "application/octet-stream";
+	}
+}
+
 OutboxFailure
 outbox_entry_send(OutboxEntry *entry, const OutboxTransport *transport,
 				  OutboxClient *client, OutboxError *error)
@@ -212,6 +229,7 @@ outbox_entry_send(OutboxEntry *entry, const OutboxTransport *transport,
 	record.payload_len = m->payload_len;
 	record.nheaders = make_headers(all, m);
 	record.headers = all->headers;
+	record.content_type = content_type(m);
 	record.timestamp_ms = m->published / US_PER_MS + UNIX_EPOCH_MS;
 	record.tag = entry;
 	failure = transport->send(client, &record, error);

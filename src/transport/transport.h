@@ -92,6 +92,7 @@ typedef struct OutboxRecord
 	int			nheaders;
 	const OutboxHeader *headers;
 	int64_t		timestamp_ms;	/* since 1970-01-01 UTC */
+	const char *content_type;	/* of the payload, static; NULL: none */
 	void	   *tag;			/* comes back in the report; not NULL */
 } OutboxRecord;
 
@@ -130,6 +131,9 @@ typedef struct OutboxTransportStatus
 	bool		connected;		/* some broker answers */
 	bool		was_connected;	/* some has since open(): it may have appended
 								 * what is unreported */
+	bool		blocked;		/* connected, yet the broker takes nothing for
+								 * now; "error" says why: RETRY, or CONFIG when
+								 * a person is needed */
 	bool		failed;			/* error.failure is FATAL or CONFIG: close */
 	uint64_t	nerrors;		/* grows with each error seen: a change says
 								 * that "error" is new */
@@ -169,7 +173,7 @@ typedef struct OutboxTransport
 	/*
 	 * Is this topic there and ours to write?  Starts a look-up when none
 	 * is under way; RETRY: not known yet, ask again.  Else OK or TOPIC (with
-	 * *error).
+	 * *error).  With topics_on_trial OK only means that it may be tried.
 	 */
 	OutboxFailure (*probe_topic) (OutboxClient *client, const char *topic,
 								  OutboxError *error);
@@ -237,6 +241,13 @@ typedef struct OutboxTransport
 	 */
 	int			transaction_ms;
 	int			transaction_settles_ms;
+
+	/*
+	 * The broker tells of a topic by what it does with the next record, and in
+	 * no other way: one that was resumed is not known to be there before
+	 * something of it is delivered.
+	 */
+	bool		topics_on_trial;
 
 	/* bytes of memory that the library uses for a record beyond its data */
 	size_t		record_overhead;

@@ -33,6 +33,7 @@
 #include "utils/varlena.h"
 
 #define MAX_TYPO_DISTANCE	4
+#define MAX_NAMED			40		/* properties: more are not listed in a hint */
 
 static void
 raise_error(const OutboxOptionError *error)
@@ -134,6 +135,22 @@ closest_option(const OutboxValidator *validator, const char *name, bool mapping)
 	return best;
 }
 
+/* The names of a server's own options, where they are few. */
+static void
+append_names(StringInfo buf, const OutboxValidator *validator)
+{
+	const char *separator = "";
+
+	for (int i = 0; i < validator->nproperties; i++)
+	{
+		if (!is_valid_here(validator, &validator->properties[i], false))
+			continue;
+		appendStringInfo(buf, "%s%s", separator, validator->properties[i].name);
+		separator = ", ";
+	}
+	appendStringInfoChar(buf, '.');
+}
+
 static char *
 unknown_hint(const OutboxValidator *validator, const char *name, bool mapping)
 {
@@ -150,8 +167,11 @@ unknown_hint(const OutboxValidator *validator, const char *name, bool mapping)
 		appendStringInfoString(&buf, "Valid options are ");
 		for (int i = 0; outbox_core_option_names[i]; i++)
 			appendStringInfo(&buf, "%s, ", outbox_core_option_names[i]);
-		appendStringInfo(&buf, "and the producer's properties of %s under their own names.",
-						 validator->library);
+		if (validator->nproperties > MAX_NAMED)
+			appendStringInfo(&buf, "and the producer's properties of %s under their own names.",
+							 validator->library);
+		else
+			append_names(&buf, validator);
 		return buf.data;
 	}
 	appendStringInfo(&buf, "Valid options of a user mapping are the credentials of %s, such as ",

@@ -37,6 +37,8 @@
 
 #include <librdkafka/rdkafka.h>
 
+#include "judge_line.h"
+
 #define MAX_TOPICS			1000
 #define OUT_BUFFER			(1 << 20)
 #define BATCH				1000
@@ -83,68 +85,6 @@ fail(const char *what, const char *why)
 	exit(2);
 }
 
-static void
-put_hex(const void *data, size_t len)
-{
-	static const char digits[] = "0123456789abcdef";
-	const unsigned char *p = data;
-
-	fputs("\\\\x", out);
-	for (size_t i = 0; i < len; i++)
-	{
-		putc_unlocked(digits[p[i] >> 4], out);
-		putc_unlocked(digits[p[i] & 15], out);
-	}
-}
-
-static void
-put_char(char c)
-{
-	switch (c)
-	{
-		case '\\':
-			fputs("\\\\", out);
-			break;
-		case '\t':
-			fputs("\\t", out);
-			break;
-		case '\n':
-			fputs("\\n", out);
-			break;
-		case '\r':
-			fputs("\\r", out);
-			break;
-		default:
-			putc_unlocked(c, out);
-	}
-}
-
-static void
-put_text(const char *data, size_t len)
-{
-	for (size_t i = 0; i < len; i++)
-		put_char(data[i]);
-}
-
-/* A JSON string inside COPY text: its backslashes are escaped once more. */
-static void
-put_json(const char *data, size_t len)
-{
-	putc_unlocked('"', out);
-	for (size_t i = 0; i < len; i++)
-	{
-		unsigned char c = data[i];
-
-		if (c == '"' || c == '\\')
-			fputs(c == '"' ? "\\\\\"" : "\\\\\\\\", out);
-		else if (c < 0x20)
-			fprintf(out, "\\\\u%04x", c);
-		else
-			putc_unlocked(c, out);
-	}
-	putc_unlocked('"', out);
-}
-
 /* The first header of that name, or null. */
 static void
 put_header(rd_kafka_headers_t *headers, const char *name)
@@ -153,7 +93,7 @@ put_header(rd_kafka_headers_t *headers, const char *name)
 	size_t		len;
 
 	if (headers && !rd_kafka_header_get(headers, 0, name, &value, &len) && value)
-		put_text(value, len);
+		put_text(out, value, len);
 	else
 		fputs("\\N", out);
 }
@@ -169,10 +109,10 @@ put_headers(rd_kafka_headers_t *headers)
 	for (size_t i = 0; headers && !rd_kafka_header_get_all(headers, i, &name, &value, &len); i++)
 	{
 		fputs(i > 0 ? ",[" : "[", out);
-		put_json(name, strlen(name));
+		put_json(out, name, strlen(name));
 		putc_unlocked(',', out);
 		if (value)
-			put_json(value, len);
+			put_json(out, value, len);
 		else
 			fputs("null", out);
 		putc_unlocked(']', out);
@@ -186,9 +126,9 @@ put_payload(const rd_kafka_message_t *m)
 	if (!m->payload || payload_format == PAYLOAD_NONE)
 		fputs("\\N", out);
 	else if (payload_format == PAYLOAD_HEX)
-		put_hex(m->payload, m->len);
+		put_hex(out, m->payload, m->len);
 	else
-		put_text(m->payload, m->len);
+		put_text(out, m->payload, m->len);
 }
 
 static void
@@ -204,7 +144,7 @@ put_message(const rd_kafka_message_t *m, int64_t now)
 	put_header(headers, "ledger");
 	putc_unlocked('\t', out);
 	if (m->key)
-		put_hex(m->key, m->key_len);
+		put_hex(out, m->key, m->key_len);
 	else
 		fputs("\\N", out);
 	putc_unlocked('\t', out);

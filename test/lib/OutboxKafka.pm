@@ -298,7 +298,14 @@ sub _unhex
 sub consume
 {
 	my ($self, $topic, %options) = @_;
-	my $out = $self->consume_raw(ref $topic ? $topic : [$topic], %options, payload => 'hex');
+	return parse_lines(
+		$self->consume_raw(ref $topic ? $topic : [$topic], %options, payload => 'hex'));
+}
+
+# The lines of judge_consume, as consume() gives them.
+sub parse_lines
+{
+	my ($out) = @_;
 	my @messages;
 
 	for (split /\n/, $out)

@@ -183,9 +183,17 @@ sub create_server
 	my ($self, $name, $kafka, %options) = @_;
 	my $dbname = delete $options{dbname};
 	my %all = ('bootstrap.servers' => ref $kafka ? $kafka->bootstrap : $kafka, %options);
-	my $list = join ', ', map { qq{"$_" } . _quote($all{$_}) } sort keys %all;
 
-	return $self->sql(qq{CREATE SERVER "$name" FOREIGN DATA WRAPPER outbox_kafka OPTIONS ($list)},
+	return $self->create_server_of('outbox_kafka', $name, $dbname, %all);
+}
+
+# The same of any wrapper, with all of its options.
+sub create_server_of
+{
+	my ($self, $wrapper, $name, $dbname, %options) = @_;
+	my $list = join ', ', map { qq{"$_" } . _quote($options{$_}) } sort keys %options;
+
+	return $self->sql(qq{CREATE SERVER "$name" FOREIGN DATA WRAPPER $wrapper OPTIONS ($list)},
 		dbname => $dbname);
 }
 

@@ -8,6 +8,7 @@
 #   rdkafka   librdkafka's headers
 #   rdkafka-new   the newest librdkafka, built from Debian's source into the cache
 #   kafka     Java, and Apache Kafka's jars by Maven into the cache
+#   rabbitmq  RabbitMQ, its client library for C, OpenSSL's headers
 #   pgnext    a newer PostgreSQL, built from Debian's source into the cache
 #   kcat      an independent Kafka client
 #   redis     Redis' tools, for the benchmark
@@ -132,6 +133,10 @@ need_kcat() {
 	install_packages kcat
 }
 
+need_rabbitmq() {
+	install_packages rabbitmq-server librabbitmq-dev libssl-dev openssl gcc libc6-dev
+}
+
 need_redis() {
 	install_packages redis-tools
 }
@@ -159,7 +164,7 @@ need_analyze() {
 for what; do
 	case $what in
 		rdkafka-new) need_rdkafka_new ;;
-		pg15 | plpython | rdkafka | kafka | pgnext | kcat | redis | fuzz | coverage | valgrind | analyze | cc)
+		pg15 | plpython | rdkafka | kafka | pgnext | kcat | redis | rabbitmq | fuzz | coverage | valgrind | analyze | cc)
 			"need_$what"
 			;;
 		*) echo "deps.sh: unknown: $what" >&2; exit 2 ;;

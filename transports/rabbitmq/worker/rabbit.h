@@ -1,0 +1,346 @@
+/*-------------------------------------------------------------------------
+ *
+ * rabbit.h
+ *	  What the parts of the RabbitMQ worker transport share.
+ *
+ * The client library blocks where it likes: amqp_basic_publish() waits for
+ * ever on a full socket.  So each client and each consumer has a thread of
+ * its own, the only one that calls the library, with all signals blocked.
+ * Two threads meet here:
+ *
+ *	main	the relay: every function of the transport's table.  It hands
+ *			records over by a list and is told by an eventfd; it waits for
+ *			nothing but a lock that is held for a few instructions
+ *	io		rabbit_io.c: connects, publishes, reads frames.  What it may
+ *			touch without the lock is said at each member
+ *
+ * Nothing but rabbit_module.c knows the server, so the same objects run in a
+ * plain test program.
+ *
+ * Copyright (c) 2026, pg_outbox contributors
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef OUTBOX_RABBIT_H
+#define OUTBOX_RABBIT_H
+
+#include <pthread.h>
+#include <signal.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <amqp.h>
+#include <amqp_framing.h>
+
+#include "transport/source.h"
+#include "transport/transport.h"
+
+#define RABBIT_MAX_SHORT	255 /* bytes of AMQP's short strings: routing
+								 * keys, names of headers, message ids */
+
+/* What is ours in a table of headers; see rabbit_send.c. */
+#define RABBIT_KEY_HEADER		"outbox-key"
+#define RABBIT_TOMBSTONE_HEADER	"outbox-tombstone"
+#define RABBIT_TIME_HEADER		"timestamp_in_ms"	/* as the broker's own
+													 * plugin calls it */
+
+typedef struct RabbitUrl
+{
+	char	   *host;
+	int			port;
+	char	   *vhost;
+	bool		tls;
+} RabbitUrl;
+
+/* Options, as text that is ours. */
+typedef struct RabbitConfig
+{
+	int			nurls;
+	RabbitUrl  *urls;
+	char	   *client_id;
+	char	   *user;
+	char	   *password;
+	char	   *exchange;		/* empty: the default exchange */
+	char	   *declare;		/* its type when it is to be made, or NULL */
+	bool		mandatory;
+	int			heartbeat;		/* seconds */
+	char	   *tls_ca;			/* PEM texts, or NULL */
+	char	   *tls_certificate;
+	char	   *tls_key;
+	bool		tls_verify_peer;
+	bool		tls_verify_host;
+} RabbitConfig;
+
+/* A connection, of the thread that opened it, but for "fd". */
+typedef struct RabbitConnection
+{
+	const RabbitConfig *config;
+	amqp_connection_state_t state;	/* NULL: there is none */
+	int			next_url;
+	pthread_mutex_t lock;
+	int			fd;				/* a duplicate of the socket, guarded by lock,
+								 * for rabbit_connection_cut(); -1: none */
+	_Atomic int64_t busy_since; /* ms; in a call that may block, 0: not */
+	int			stuck_bytes;	/* main only: unsent when it looked last */
+	int64_t		stuck_since;
+} RabbitConnection;
+
+/* A topic that this client has used; lives as long as the client. */
+typedef enum RabbitTopicState
+{
+	RABBIT_TOPIC_TRYING,		/* not known yet: one record goes ahead */
+	RABBIT_TOPIC_FINE,
+	RABBIT_TOPIC_FAILED			/* unroutable or forbidden */
+} RabbitTopicState;
+
+struct RabbitRecord;
+
+typedef struct RabbitList
+{
+	struct RabbitRecord *first;
+	struct RabbitRecord *last;
+} RabbitList;
+
+typedef struct RabbitTopic
+{
+	struct RabbitTopic *next;	/* in its hash bucket; main only */
+	int			pending;		/* sent and not reported; main only */
+	atomic_int	state;			/* io sets it, main only when nothing is
+								 * pending */
+	OutboxError error;			/* when FAILED; guarded by the client's lock */
+	struct RabbitRecord *trial; /* the one that goes ahead; io only */
+	RabbitList	waiting;		/* for that one; io only */
+	char		name[];
+} RabbitTopic;
+
+/* A record that main has handed over: io's until it is reported. */
+typedef struct RabbitRecord
+{
+	struct RabbitRecord *next;	/* in the list where it is */
+	RabbitTopic *topic;
+	const char *key;			/* NULL: none */
+	size_t		key_len;
+	const char *payload;
+	size_t		payload_len;
+	const char *message_id;		/* NULL: not a short string */
+	size_t		message_id_len;
+	const char *content_type;
+	size_t		content_type_len;
+	int64_t		timestamp_ms;
+	void	   *tag;
+	size_t		bytes;			/* borrowed memory */
+	size_t		properties;		/* upper bound of the size of its header frame */
+
+	/* io only; see rabbit_order.c */
+	uint64_t	hash;
+	struct RabbitRecord *hash_next;
+	RabbitList	followers;		/* of the same key */
+	bool		holds_key;
+	bool		alone;			/* goes through a channel of its own */
+	int			refusals;		/* by nack */
+	int64_t		due;			/* ms, of its next try */
+
+	/* the report */
+	OutboxFailure failure;
+	char	   *answer;			/* malloc'd: the error's name, NUL, its text; or
+								 * NULL */
+
+	int			nentries;
+	int			size;			/* room for entries */
+	amqp_table_entry_t entries[];
+} RabbitRecord;
+
+/* Keys that have a record on its way; io only. */
+typedef struct RabbitKeys
+{
+	RabbitRecord **buckets;
+	size_t		nbuckets;		/* a power of two */
+	size_t		n;
+} RabbitKeys;
+
+typedef enum RabbitChannelState
+{
+	RABBIT_CHANNEL_CLOSED,
+	RABBIT_CHANNEL_OPENING,		/* answers are under way */
+	RABBIT_CHANNEL_OPEN
+} RabbitChannelState;
+
+/* A channel of the way out; io only. */
+typedef struct RabbitChannel
+{
+	amqp_channel_t number;
+	RabbitChannelState state;
+	uint64_t	first;			/* delivery tags: the lowest unsettled one */
+	uint64_t	next;			/* of the next record */
+	RabbitRecord **ring;		/* by delivery tag; NULL: settled */
+	size_t		ring_size;		/* a power of two */
+	size_t		in_flight;
+
+	/* a basic.return that is coming in */
+	bool		returning;
+	bool		returned_has_id;
+	uint64_t	returned_size;	/* of its body */
+	uint64_t	returned_left;	/* ... still to come */
+	char		returned_key[RABBIT_MAX_SHORT + 1];
+	char		returned_id[RABBIT_MAX_SHORT + 1];
+	char		returned_text[RABBIT_MAX_SHORT + 1];
+	int			returned_code;
+} RabbitChannel;
+
+#define RABBIT_CONTROL	1		/* numbers of channels */
+#define RABBIT_MAIN		2
+#define RABBIT_ALONE	3		/* the first of several */
+#define RABBIT_NALONE	4
+#define RABBIT_NCHANNELS (RABBIT_ALONE + RABBIT_NALONE)
+
+typedef enum RabbitExchangeState
+{
+	RABBIT_EXCHANGE_UNKNOWN,
+	RABBIT_EXCHANGE_ASKED,
+	RABBIT_EXCHANGE_WANTED,		/* to be made */
+	RABBIT_EXCHANGE_MADE,		/* its declaration is under way */
+	RABBIT_EXCHANGE_FINE
+} RabbitExchangeState;
+
+#define RABBIT_TOPIC_BUCKETS	256
+
+struct OutboxClient
+{
+	RabbitConfig config;
+	size_t		max_bytes;
+	pthread_t	thread;
+	int			fd;				/* eventfd for main */
+	int			io_fd;			/* ... and for io */
+
+	/* main only */
+	RabbitTopic *topics[RABBIT_TOPIC_BUCKETS];
+	RabbitTopic *last_topic;
+	size_t		bytes;			/* accepted, not reported */
+	RabbitList	handed_out;		/* by the last poll(), with their texts */
+	RabbitRecord *spare;		/* freed ones */
+	uint64_t	accepted;		/* not reported */
+
+	/* between the threads, guarded by lock */
+	pthread_mutex_t lock;
+	pthread_cond_t ended_cond;
+	RabbitList	incoming;
+	RabbitList	reports;
+	bool		io_sleeps;
+	bool		stop;
+	bool		purge_queued;
+	bool		purge_all;
+	bool		ended;			/* the thread's last act */
+	OutboxTransportStatus status;
+
+	/* io only */
+	RabbitConnection connection;
+	RabbitChannel channels[RABBIT_NCHANNELS];
+	RabbitExchangeState exchange_state;
+	int64_t		exchange_due;	/* ms, of the next look */
+	bool		blocked;		/* by an alarm of the broker */
+	bool		blamed;			/* the exchange is missing */
+	bool		accused;		/* a record made the broker end the connection */
+	int64_t		connect_due;
+	int			connect_wait;
+	RabbitKeys	keys;
+	RabbitList	ready;			/* to be published */
+	RabbitList	alone;			/* ... one at a time */
+	RabbitList	again;			/* refused, wait until due, in its order */
+	size_t		wire_n;			/* published, not settled */
+	size_t		wire_bytes;
+	int			alone_limit;	/* channels in use for them */
+	RabbitList	done;			/* to be reported */
+};
+
+/* rabbit_config.c */
+extern bool rabbit_config_parse(RabbitConfig *config, const char *client_id,
+								int noptions, const OutboxOption *options,
+								OutboxError *error);
+extern void rabbit_config_free(RabbitConfig *config);
+
+/* rabbit_connect.c */
+extern void rabbit_connection_init(RabbitConnection *c, const RabbitConfig *config);
+extern void rabbit_connection_release(RabbitConnection *c);
+extern bool rabbit_connect(RabbitConnection *c, OutboxError *error);
+extern void rabbit_disconnect(RabbitConnection *c, bool politely);
+extern void rabbit_connection_cut(RabbitConnection *c);
+extern void rabbit_connection_watch(RabbitConnection *c);
+extern OutboxFailure rabbit_read_frame(RabbitConnection *c, amqp_frame_t *frame,
+									   bool *got, OutboxError *error);
+extern bool rabbit_send_method(RabbitConnection *c, amqp_channel_t channel,
+							   amqp_method_number_t method, void *decoded);
+
+/* rabbit_error.c */
+extern OutboxFailure rabbit_error_set(OutboxError *error, OutboxFailure failure,
+									  const char *name, const char *text,
+									  const char *hint);
+extern OutboxFailure rabbit_error_status(OutboxError *error, int status);
+extern const char *rabbit_code_name(int code);
+extern OutboxFailure rabbit_error_closed(OutboxError *error, bool connection,
+										 int code, amqp_bytes_t text);
+extern void rabbit_copy_short(char *to, amqp_bytes_t from);
+
+/* rabbit_order.c */
+extern void rabbit_list_append(RabbitList *list, RabbitRecord *record);
+extern void rabbit_list_prepend(RabbitList *list, RabbitRecord *record);
+extern void rabbit_list_splice(RabbitList *list, RabbitList *tail);
+extern RabbitRecord *rabbit_list_take(RabbitList *list);
+extern bool rabbit_keys_init(RabbitKeys *keys);
+extern void rabbit_keys_free(RabbitKeys *keys);
+extern bool rabbit_key_enter(RabbitKeys *keys, RabbitRecord *record);
+extern RabbitRecord *rabbit_key_leave(RabbitKeys *keys, RabbitRecord *record);
+
+/* rabbit_send.c: main */
+extern OutboxFailure rabbit_send(OutboxClient *client, const OutboxRecord *record,
+								 OutboxError *error);
+extern int	rabbit_poll(OutboxClient *client, OutboxReport *reports, int max);
+extern OutboxFailure rabbit_probe_topic(OutboxClient *client, const char *name,
+										OutboxError *error);
+extern void rabbit_records_free(OutboxClient *client);
+
+/* rabbit_publish.c: io */
+extern bool rabbit_publish(OutboxClient *client);
+extern bool rabbit_could_publish(const OutboxClient *client);
+
+/* rabbit_settle.c: io */
+extern void rabbit_take_in(OutboxClient *client, RabbitList *records);
+extern void rabbit_settled(OutboxClient *client, RabbitChannel *channel,
+						   uint64_t tag, bool multiple, bool taken);
+extern void rabbit_returned(OutboxClient *client, RabbitChannel *channel);
+extern void rabbit_topic_failed(OutboxClient *client, RabbitTopic *topic,
+								const OutboxError *error);
+extern void rabbit_report(OutboxClient *client, RabbitRecord *record,
+						  OutboxFailure failure, const OutboxError *error);
+extern void rabbit_dead(OutboxClient *client, RabbitRecord *record,
+						const OutboxError *error);
+extern void rabbit_channel_lost(OutboxClient *client, RabbitChannel *channel, bool alone);
+extern void rabbit_purge_records(OutboxClient *client, bool all);
+extern int64_t rabbit_retry_due(OutboxClient *client, int64_t now);
+extern bool rabbit_channel_push(RabbitChannel *channel, RabbitRecord *record);
+extern RabbitRecord *rabbit_channel_pull(OutboxClient *client, RabbitChannel *channel,
+										 uint64_t tag);
+
+/* rabbit_frames.c: io */
+extern bool rabbit_open_channels(OutboxClient *client);
+extern bool rabbit_read_frames(OutboxClient *client, OutboxError *error);
+extern bool rabbit_look_for_exchange(OutboxClient *client);
+
+/* rabbit_io.c: io */
+extern void *rabbit_io_main(void *arg);
+extern void rabbit_show_error(OutboxClient *client, const OutboxError *error);
+extern void rabbit_show_blocked(OutboxClient *client);
+
+/* rabbit.c */
+extern const OutboxTransport rabbit_transport;
+extern int64_t rabbit_now_ms(void);
+extern void rabbit_wake(int fd);
+extern void rabbit_drain(int fd);
+extern bool rabbit_thread_start(pthread_t *thread, void *(*main) (void *), void *arg);
+extern bool rabbit_thread_end(pthread_t thread, pthread_mutex_t *lock,
+							  pthread_cond_t *cond, const bool *ended,
+							  RabbitConnection *connection, int timeout_ms);
+extern void rabbit_cond_init(pthread_cond_t *cond);
+
+#endif							/* OUTBOX_RABBIT_H */

@@ -1,0 +1,237 @@
+/*-------------------------------------------------------------------------
+ *
+ * rabbit_io.c
+ *	  The io thread of the way out.
+ *
+ * A turn: take what main has handed over, connect when there is no
+ * connection, read frames, publish, hand reports back; then sleep until the
+ * socket, main or a timer has something.  Reading goes before sleeping until
+ * nothing is left in the library's buffers, which poll() does not see.
+ *
+ * Copyright (c) 2026, pg_outbox contributors
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "rabbit.h"
+
+#include <poll.h>
+#include <string.h>
+
+#define IDLE_MS				1000
+#define MIN_CONNECT_MS		100
+#define MAX_CONNECT_MS		5000
+#define HEARTBEAT_SHARE		4		/* turns in one, at least */
+
+/* Show an error, which is new. */
+void
+rabbit_show_error(OutboxClient *client, const OutboxError *error)
+{
+	pthread_mutex_lock(&client->lock);
+	client->status.error = *error;
+	client->status.nerrors++;
+	pthread_mutex_unlock(&client->lock);
+	rabbit_wake(client->fd);
+}
+
+/* Show whether the broker takes messages. */
+void
+rabbit_show_blocked(OutboxClient *client)
+{
+	pthread_mutex_lock(&client->lock);
+	client->status.blocked = client->blocked || client->blamed;
+	pthread_mutex_unlock(&client->lock);
+	rabbit_wake(client->fd);
+}
+
+static void
+show_connected(OutboxClient *client, bool connected)
+{
+	pthread_mutex_lock(&client->lock);
+	client->status.connected = connected;
+	if (connected)
+		client->status.was_connected = true;
+	pthread_mutex_unlock(&client->lock);
+	rabbit_wake(client->fd);
+}
+
+/*
+ * The connection is gone.  Where the broker ended it for one of the records,
+ * that one is looked for: from now on they go one by one, and the one that
+ * was alone is it.
+ */
+static void
+connection_lost(OutboxClient *client, const OutboxError *error)
+{
+	bool		hunt = client->accused;
+
+	client->accused = false;
+	client->blocked = client->blamed = false;
+	if (hunt && client->wire_n == 1)
+	{
+		for (int i = RABBIT_MAIN; i < RABBIT_NCHANNELS; i++)
+		{
+			RabbitChannel *channel = &client->channels[i];
+
+			if (channel->in_flight > 0)
+				rabbit_dead(client, rabbit_channel_pull(client, channel, channel->first), error);
+		}
+	}
+	for (int i = RABBIT_MAIN; i < RABBIT_NCHANNELS; i++)
+		rabbit_channel_lost(client, &client->channels[i], hunt);
+	client->channels[RABBIT_CONTROL].state = RABBIT_CHANNEL_CLOSED;
+	if (hunt)
+		client->alone_limit = 1;
+	rabbit_disconnect(&client->connection, false);
+	client->connect_due = rabbit_now_ms() + MIN_CONNECT_MS;
+	show_connected(client, false);
+	rabbit_show_blocked(client);
+	rabbit_show_error(client, error);
+}
+
+/* Try to connect when it is time to. */
+static void
+connect_in_time(OutboxClient *client)
+{
+	OutboxError error;
+
+	if (rabbit_now_ms() < client->connect_due)
+		return;
+	if (rabbit_connect(&client->connection, &error))
+	{
+		client->connect_wait = 0;
+		show_connected(client, true);
+		if (!rabbit_open_channels(client))
+		{
+			rabbit_error_set(&error, OUTBOX_RETRY, "TRANSPORT",
+							 "connection to the broker: it ended at once", NULL);
+			connection_lost(client, &error);
+		}
+		return;
+	}
+	client->connect_wait = client->connect_wait == 0 ? MIN_CONNECT_MS :
+		client->connect_wait * 2;
+	if (client->connect_wait > MAX_CONNECT_MS)
+		client->connect_wait = MAX_CONNECT_MS;
+	client->connect_due = rabbit_now_ms() + client->connect_wait;
+	rabbit_show_error(client, &error);
+}
+
+/* One turn with a connection. */
+static void
+work(OutboxClient *client)
+{
+	OutboxError error;
+
+	/* a write that failed is explained by what the broker has said before */
+	if (!rabbit_read_frames(client, &error) || !rabbit_look_for_exchange(client) ||
+		!rabbit_publish(client))
+	{
+		if (client->connection.state != NULL && rabbit_read_frames(client, &error))
+			rabbit_error_set(&error, OUTBOX_RETRY, "TRANSPORT",
+							 "connection to the broker: it could not be written to", NULL);
+		connection_lost(client, &error);
+	}
+}
+
+static void
+hand_back(OutboxClient *client)
+{
+	if (client->done.first == NULL)
+		return;
+	pthread_mutex_lock(&client->lock);
+	rabbit_list_splice(&client->reports, &client->done);
+	pthread_mutex_unlock(&client->lock);
+	rabbit_wake(client->fd);
+}
+
+static int
+until(int wait, int64_t due, int64_t now)
+{
+	if (due == 0)
+		return wait;
+	if (due <= now)
+		return 0;
+	return due - now < wait ? (int) (due - now) : wait;
+}
+
+/* Sleep until there is something to do. */
+static void
+io_sleep(OutboxClient *client, int64_t retry_due)
+{
+	struct pollfd fds[2] = {{client->io_fd, POLLIN, 0}, {-1, POLLIN, 0}};
+	int64_t		now = rabbit_now_ms();
+	int			wait = client->config.heartbeat * 1000 / HEARTBEAT_SHARE;
+	bool		sleep;
+
+	wait = until(wait < IDLE_MS ? wait : IDLE_MS, retry_due, now);
+	if (client->connection.state == NULL)
+		wait = until(wait, client->connect_due, now);
+	else
+	{
+		fds[1].fd = amqp_get_sockfd(client->connection.state);
+		if (rabbit_could_publish(client))
+			fds[1].events |= POLLOUT;
+		if (client->exchange_state == RABBIT_EXCHANGE_UNKNOWN &&
+			client->channels[RABBIT_CONTROL].state == RABBIT_CHANNEL_OPEN)
+			wait = until(wait, client->exchange_due, now);
+	}
+	pthread_mutex_lock(&client->lock);
+	sleep = client->incoming.first == NULL && !client->stop;
+	client->io_sleeps = sleep;
+	pthread_mutex_unlock(&client->lock);
+	if (!sleep)
+		return;
+	(void) poll(fds, 2, wait);
+	rabbit_drain(client->io_fd);
+}
+
+/* What main wants; false: that we end. */
+static bool
+take_orders(OutboxClient *client, RabbitList *incoming, bool *purge, bool *all)
+{
+	bool		stop;
+
+	pthread_mutex_lock(&client->lock);
+	*incoming = client->incoming;
+	client->incoming.first = client->incoming.last = NULL;
+	client->io_sleeps = false;
+	*purge = client->purge_queued;
+	*all = client->purge_all;
+	stop = client->stop;
+	pthread_mutex_unlock(&client->lock);
+	return !stop;
+}
+
+/* The thread's main function. */
+void *
+rabbit_io_main(void *arg)
+{
+	OutboxClient *client = arg;
+	RabbitList	incoming;
+	bool		purge;
+	bool		all;
+
+	while (take_orders(client, &incoming, &purge, &all))
+	{
+		int64_t		retry_due;
+
+		rabbit_take_in(client, &incoming);
+		retry_due = rabbit_retry_due(client, rabbit_now_ms());
+		if (purge)
+			rabbit_purge_records(client, all);
+		if (client->connection.state == NULL && !purge)
+			connect_in_time(client);
+		if (client->connection.state != NULL)
+			work(client);
+		if (purge)
+			rabbit_purge_records(client, all);
+		hand_back(client);
+		io_sleep(client, retry_due);
+	}
+	rabbit_disconnect(&client->connection, !client->blocked);
+	pthread_mutex_lock(&client->lock);
+	client->ended = true;
+	pthread_cond_signal(&client->ended_cond);
+	pthread_mutex_unlock(&client->lock);
+	return NULL;
+}

@@ -1,0 +1,458 @@
+/*-------------------------------------------------------------------------
+ *
+ * rabbit_settle.c
+ *	  What becomes of records: taken in, settled, refused, given back.  The io
+ *	  thread's.
+ *
+ * A record waits in one of these places, in this order: for its topic's first
+ * record (topic->waiting), behind another of its key (followers), or to be
+ * published ("ready", or "alone": one at a time on a channel of its own).
+ * Then it is on the wire: in a channel's ring, under its delivery tag.
+ *
+ *	ack			delivered
+ *	nack		refused for now, by a full queue say: published again, later
+ *				each time; its key waits
+ *	return		no queue gets it: the topic has failed
+ *
+ * A channel that the broker closes takes its ring with it: nobody knows what
+ * of it was taken.  All of it is published again, in its order.  What one
+ * record did must not be done to others again, so after a refusal they go
+ * alone: then the record that closes a channel is known.  The first record of
+ * a topic goes alone too, and so do big ones: what is most likely to be
+ * refused does no harm to others.
+ *
+ * Copyright (c) 2026, pg_outbox contributors
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "rabbit.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define MIN_RING		64
+#define MIN_REFUSED_MS	50
+#define MAX_REFUSED_MS	2000
+
+/* Hand a record back to main. */
+void
+rabbit_report(OutboxClient *client, RabbitRecord *record, OutboxFailure failure,
+			  const OutboxError *error)
+{
+	record->failure = failure;
+	if (error != NULL)
+	{
+		size_t		name_size = strlen(error->name) + 1;
+
+		record->answer = malloc(name_size + strlen(error->text) + 1);
+		if (record->answer != NULL)
+		{
+			strcpy(record->answer, error->name);
+			strcpy(record->answer + name_size, error->text);
+		}
+	}
+	rabbit_list_append(&client->done, record);
+}
+
+/* --- order ------------------------------------------------------------------------ */
+
+static void
+make_ready(OutboxClient *client, RabbitRecord *record)
+{
+	rabbit_list_append(record->alone ? &client->alone : &client->ready, record);
+}
+
+/* Give back a record whose topic has failed, with all that follow it. */
+static void
+give_back(OutboxClient *client, RabbitRecord *record)
+{
+	while (record != NULL)
+	{
+		RabbitRecord *heir = rabbit_key_leave(&client->keys, record);
+
+		rabbit_report(client, record, OUTBOX_TOPIC, &record->topic->error);
+		record = heir;
+	}
+}
+
+/* It is settled: the next one of its key may go. */
+static void
+let_follow(OutboxClient *client, RabbitRecord *record)
+{
+	RabbitRecord *heir = rabbit_key_leave(&client->keys, record);
+
+	if (heir == NULL)
+		return;
+	if (atomic_load(&heir->topic->state) == RABBIT_TOPIC_FAILED)
+		give_back(client, heir);
+	else
+		make_ready(client, heir);
+}
+
+static void
+take_in(OutboxClient *client, RabbitRecord *record)
+{
+	RabbitTopic *topic = record->topic;
+
+	switch ((RabbitTopicState) atomic_load(&topic->state))
+	{
+		case RABBIT_TOPIC_FAILED:
+			rabbit_report(client, record, OUTBOX_TOPIC, &topic->error);
+			return;
+		case RABBIT_TOPIC_TRYING:
+			if (topic->trial != NULL)
+			{
+				rabbit_list_append(&topic->waiting, record);
+				return;
+			}
+			topic->trial = record;
+			record->alone = true;
+			break;
+		case RABBIT_TOPIC_FINE:
+			break;
+	}
+	if (rabbit_key_enter(&client->keys, record))
+		make_ready(client, record);
+}
+
+/* New records, in their order. */
+void
+rabbit_take_in(OutboxClient *client, RabbitList *records)
+{
+	RabbitRecord *record;
+
+	while ((record = rabbit_list_take(records)) != NULL)
+		take_in(client, record);
+}
+
+/* --- topics ----------------------------------------------------------------------- */
+
+/* Take the records of a topic out of a list, and give them back. */
+static void
+sweep(OutboxClient *client, RabbitList *list, const RabbitTopic *topic)
+{
+	RabbitList	kept = {NULL, NULL};
+	RabbitRecord *record;
+
+	while ((record = rabbit_list_take(list)) != NULL)
+	{
+		if (record->topic == topic)
+			give_back(client, record);
+		else
+			rabbit_list_append(&kept, record);
+	}
+	*list = kept;
+}
+
+/* Nothing of a topic is sent any more, until it is tried again. */
+void
+rabbit_topic_failed(OutboxClient *client, RabbitTopic *topic, const OutboxError *error)
+{
+	RabbitRecord *record;
+
+	pthread_mutex_lock(&client->lock);
+	topic->error = *error;
+	topic->error.failure = OUTBOX_TOPIC;
+	pthread_mutex_unlock(&client->lock);
+	atomic_store(&topic->state, RABBIT_TOPIC_FAILED);
+	topic->trial = NULL;
+	sweep(client, &client->ready, topic);
+	sweep(client, &client->alone, topic);
+	sweep(client, &client->again, topic);
+	while ((record = rabbit_list_take(&topic->waiting)) != NULL)
+		rabbit_report(client, record, OUTBOX_TOPIC, &topic->error);
+}
+
+/* The first record of a topic is settled: the others are taken in. */
+static void
+take_waiting(OutboxClient *client, RabbitTopic *topic)
+{
+	RabbitList	waiting = topic->waiting;
+
+	topic->trial = NULL;
+	topic->waiting.first = topic->waiting.last = NULL;
+	rabbit_take_in(client, &waiting);
+}
+
+/* The first record of a topic is delivered: the others follow. */
+static void
+topic_proved(OutboxClient *client, RabbitTopic *topic)
+{
+	atomic_store(&topic->state, RABBIT_TOPIC_FINE);
+	take_waiting(client, topic);
+}
+
+/* --- the wire ----------------------------------------------------------------------- */
+
+/* Put a published record under the next tag; false: out of memory. */
+bool
+rabbit_channel_push(RabbitChannel *channel, RabbitRecord *record)
+{
+	if (channel->next - channel->first == channel->ring_size)
+	{
+		size_t		size = channel->ring_size == 0 ? MIN_RING : channel->ring_size * 2;
+		RabbitRecord **ring = calloc(size, sizeof(RabbitRecord *));
+
+		if (ring == NULL)
+			return false;
+		for (uint64_t tag = channel->first; tag < channel->next; tag++)
+			ring[tag & (size - 1)] = channel->ring[tag & (channel->ring_size - 1)];
+		free(channel->ring);
+		channel->ring = ring;
+		channel->ring_size = size;
+	}
+	channel->ring[channel->next++ & (channel->ring_size - 1)] = record;
+	channel->in_flight++;
+	return true;
+}
+
+/* The record of a tag, which is settled by that; NULL: it was before. */
+RabbitRecord *
+rabbit_channel_pull(OutboxClient *client, RabbitChannel *channel, uint64_t tag)
+{
+	RabbitRecord **slot = &channel->ring[tag & (channel->ring_size - 1)];
+	RabbitRecord *record = *slot;
+
+	if (record == NULL)
+		return NULL;
+	*slot = NULL;
+	channel->in_flight--;
+	client->wire_n--;
+	client->wire_bytes -= record->bytes;
+	return record;
+}
+
+static void
+pass_settled(RabbitChannel *channel)
+{
+	while (channel->first < channel->next &&
+		   channel->ring[channel->first & (channel->ring_size - 1)] == NULL)
+		channel->first++;
+}
+
+/* The broker took a record. */
+static void
+delivered(OutboxClient *client, RabbitRecord *record)
+{
+	RabbitTopic *topic = record->topic;
+
+	rabbit_report(client, record, OUTBOX_OK, NULL);
+	let_follow(client, record);
+	if (topic->trial == record)
+		topic_proved(client, topic);
+}
+
+/* A record is refused for good. */
+void
+rabbit_dead(OutboxClient *client, RabbitRecord *record, const OutboxError *error)
+{
+	RabbitTopic *topic = record->topic;
+
+	rabbit_report(client, record, OUTBOX_DEAD, error);
+	let_follow(client, record);
+	if (topic->trial == record)
+		take_waiting(client, topic);
+}
+
+/* The broker took it not: later, in its place before all others of its key. */
+static void
+refused(OutboxClient *client, RabbitRecord *record)
+{
+	OutboxError error;
+	int			shift = record->refusals < 6 ? record->refusals : 6;
+	int64_t		wait = (int64_t) MIN_REFUSED_MS << shift;
+	char		text[RABBIT_MAX_SHORT + 100];
+
+	if (atomic_load(&record->topic->state) == RABBIT_TOPIC_FAILED)
+	{
+		give_back(client, record);
+		return;
+	}
+	record->refusals++;
+	record->due = rabbit_now_ms() + (wait < MAX_REFUSED_MS ? wait : MAX_REFUSED_MS);
+	rabbit_list_append(&client->again, record);
+	snprintf(text, sizeof(text), "a message with routing key \"%s\" was refused (nack)",
+			 record->topic->name);
+	rabbit_error_set(&error, OUTBOX_RETRY, "NACK", text,
+					 "It is sent again. Is a queue full that rejects what is published?");
+	rabbit_show_error(client, &error);
+}
+
+/* basic.ack or basic.nack. */
+void
+rabbit_settled(OutboxClient *client, RabbitChannel *channel, uint64_t tag,
+			   bool multiple, bool taken)
+{
+	uint64_t	from = multiple ? channel->first : tag;
+
+	if (multiple && tag == 0)
+		tag = channel->next - 1;
+	if (from < channel->first || tag >= channel->next)
+		return;					/* of before: nothing of ours */
+	for (uint64_t t = from; t <= tag; t++)
+	{
+		RabbitRecord *record = rabbit_channel_pull(client, channel, t);
+
+		if (record == NULL)
+			continue;
+		if (taken)
+			delivered(client, record);
+		else
+			refused(client, record);
+	}
+	pass_settled(channel);
+}
+
+static bool
+is_returned(const RabbitChannel *channel, const RabbitRecord *record)
+{
+	return record != NULL && record->payload_len == channel->returned_size &&
+		strcmp(record->topic->name, channel->returned_key) == 0 &&
+		(record->message_id != NULL) == channel->returned_has_id &&
+		(record->message_id == NULL ||
+		 (strlen(channel->returned_id) == record->message_id_len &&
+		  memcmp(channel->returned_id, record->message_id, record->message_id_len) == 0));
+}
+
+/*
+ * A basic.return is complete.  It has no delivery tag, and comes before its
+ * ack: the record is known by what it is.  Where several look the same, all of
+ * them count as returned: rather twice than never.
+ */
+void
+rabbit_returned(OutboxClient *client, RabbitChannel *channel)
+{
+	RabbitTopic *topic = NULL;
+	RabbitList	returned = {NULL, NULL};
+	RabbitRecord *record;
+	OutboxError error;
+	char		text[3 * RABBIT_MAX_SHORT];
+
+	channel->returning = false;
+	for (uint64_t tag = channel->first; tag < channel->next; tag++)
+		if (is_returned(channel, channel->ring[tag & (channel->ring_size - 1)]))
+		{
+			record = rabbit_channel_pull(client, channel, tag);
+			topic = record->topic;
+			rabbit_list_append(&returned, record);
+		}
+	pass_settled(channel);
+	if (topic == NULL)
+		return;
+	snprintf(text, sizeof(text), "the message was returned: %s (no queue is bound for routing key \"%s\")",
+			 channel->returned_text, channel->returned_key);
+	rabbit_error_set(&error, OUTBOX_TOPIC, rabbit_code_name(channel->returned_code), text,
+					 "Bind a queue; its messages wait.");
+	rabbit_topic_failed(client, topic, &error);
+	while ((record = rabbit_list_take(&returned)) != NULL)
+		give_back(client, record);
+}
+
+/*
+ * A channel is gone, with its connection or without: what it had is published
+ * again, before all else.
+ */
+void
+rabbit_channel_lost(OutboxClient *client, RabbitChannel *channel, bool alone)
+{
+	RabbitList	back = {NULL, NULL};
+	RabbitList	lone = {NULL, NULL};
+
+	for (uint64_t tag = channel->first; tag < channel->next; tag++)
+	{
+		RabbitRecord *record = rabbit_channel_pull(client, channel, tag);
+
+		if (record == NULL)
+			continue;
+		if (alone)
+			record->alone = true;
+		if (atomic_load(&record->topic->state) == RABBIT_TOPIC_FAILED)
+			give_back(client, record);
+		else
+			rabbit_list_append(record->alone ? &lone : &back, record);
+	}
+	rabbit_list_splice(&back, &client->ready);
+	client->ready = back;
+	rabbit_list_splice(&lone, &client->alone);
+	client->alone = lone;
+	channel->state = RABBIT_CHANNEL_CLOSED;
+	channel->first = channel->next = 1;
+	channel->returning = false;
+}
+
+/* What was refused goes on when its time has come; when the next one's comes, 0: none. */
+int64_t
+rabbit_retry_due(OutboxClient *client, int64_t now)
+{
+	RabbitList	later = {NULL, NULL};
+	RabbitRecord *record;
+	int64_t		next = 0;
+
+	while ((record = rabbit_list_take(&client->again)) != NULL)
+	{
+		if (record->due <= now)
+		{
+			make_ready(client, record);
+			continue;
+		}
+		if (next == 0 || record->due < next)
+			next = record->due;
+		rabbit_list_append(&later, record);
+	}
+	client->again = later;
+	return next;
+}
+
+/* --- the end -------------------------------------------------------------------------- */
+
+static void
+purge_list(OutboxClient *client, RabbitList *list)
+{
+	RabbitRecord *record;
+
+	while ((record = rabbit_list_take(list)) != NULL)
+	{
+		RabbitTopic *topic = record->topic;
+		RabbitRecord *heir = rabbit_key_leave(&client->keys, record);
+
+		if (heir != NULL)
+			rabbit_list_prepend(list, heir);
+		if (topic->trial == record)
+			topic->trial = NULL;
+		rabbit_report(client, record, OUTBOX_PURGED, NULL);
+		purge_list(client, &topic->waiting);
+	}
+}
+
+static void
+purge_ring(OutboxClient *client, RabbitChannel *channel, bool all)
+{
+	RabbitList	list = {NULL, NULL};
+
+	for (uint64_t tag = channel->first; tag < channel->next; tag++)
+	{
+		RabbitRecord *record = channel->ring[tag & (channel->ring_size - 1)];
+
+		if (record == NULL)
+			continue;
+		/* what waits behind it is not on its way */
+		purge_list(client, &record->followers);
+		purge_list(client, &record->topic->waiting);
+		if (all)
+			rabbit_list_append(&list, rabbit_channel_pull(client, channel, tag));
+	}
+	purge_list(client, &list);
+	pass_settled(channel);
+}
+
+/* See purge() in transport.h. */
+void
+rabbit_purge_records(OutboxClient *client, bool all)
+{
+	purge_list(client, &client->ready);
+	purge_list(client, &client->alone);
+	purge_list(client, &client->again);
+	for (int i = RABBIT_MAIN; i < RABBIT_NCHANNELS; i++)
+		purge_ring(client, &client->channels[i], all);
+}
