@@ -668,12 +668,15 @@ CREATE TABLE inbox.position (
 COMMENT ON TABLE inbox.position IS
 	'the next offset of each partition that a subscription consumes';
 
--- Messages that wait for another attempt, or (no due) for the one before them.
+-- Messages that wait for another attempt, or (no due) for the one before them.  Topic,
+-- partition and offset are a message's place; subject is what it was sent to, where that
+-- is not the place's topic.
 CREATE TABLE inbox.waiting_message (
 	subscription name NOT NULL REFERENCES inbox.subscription ON DELETE CASCADE,
 	topic text NOT NULL,
 	partition int NOT NULL,
 	"offset" bigint NOT NULL,
+	subject text,
 	message_id text NOT NULL,
 	key text,
 	headers jsonb NOT NULL,
@@ -696,6 +699,7 @@ CREATE TABLE inbox.dead_message (
 	topic text NOT NULL,
 	partition int NOT NULL,
 	"offset" bigint NOT NULL,
+	subject text,
 	message_id text NOT NULL,
 	key text,
 	headers jsonb NOT NULL,
@@ -1091,9 +1095,9 @@ BEGIN
 	WITH moved AS (
 		DELETE FROM inbox.dead_message d WHERE d.subscription = definer_redrive.name
 			AND (message_ids IS NULL OR d.message_id = ANY (message_ids)) RETURNING d.*)
-	INSERT INTO inbox.waiting_message (subscription, topic, partition, "offset", message_id, key, headers, payload,
+	INSERT INTO inbox.waiting_message (subscription, topic, partition, "offset", subject, message_id, key, headers, payload,
 			"timestamp", attempts, due)
-		SELECT m.subscription, m.topic, m.partition, m."offset", m.message_id, m.key, m.headers, m.payload,
+		SELECT m.subscription, m.topic, m.partition, m."offset", m.subject, m.message_id, m.key, m.headers, m.payload,
 			m."timestamp", 0, clock_timestamp() FROM moved m
 		-- after a seek it may wait once more already
 		ON CONFLICT (subscription, topic, partition, "offset") DO NOTHING;

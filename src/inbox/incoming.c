@@ -8,7 +8,7 @@
  * message.
  *
  * The id by which a message is known again is the first of these that it has: what
- * dedup_by names, and its place, topic/partition/offset.  One that is too long for
+ * dedup_by names (for message_id, the broker's own too), and its place, topic/partition/offset.  One that is too long for
  * a mark is represented by its SHA-256.
  *
  * Copyright (c) 2026, pg_outbox contributors
@@ -245,6 +245,8 @@ set_id(InboxWorker *worker, const OutboxIncoming *incoming, InboxMessage *messag
 			id = from_header(incoming, "message-id");
 			if (id == NULL)
 				id = from_header(incoming, "ce_id");
+			if (id == NULL && incoming->message_id != NULL)
+				id = show_text(incoming->message_id, strlen(incoming->message_id));
 			break;
 	}
 	if (id == NULL || VARSIZE_ANY_EXHDR(id) == 0)
@@ -265,6 +267,9 @@ inbox_message_read(InboxWorker *worker, const OutboxIncoming *incoming,
 	message->partition = partition;
 	message->offset = incoming->offset;
 	message->attempt = 1;
+	message->no_subject = incoming->subject == NULL;
+	if (!message->no_subject)
+		message->subject = PointerGetDatum(show_text(incoming->subject, strlen(incoming->subject)));
 	message->no_key = incoming->key == NULL;
 	if (!message->no_key)
 		message->key = PointerGetDatum(show_text(incoming->key, incoming->key_len));
@@ -284,7 +289,8 @@ Datum
 inbox_message_datum(const InboxHandler *handler, const InboxMessage *message)
 {
 	Datum		values[MESSAGE_NCOLUMNS] = {
-		message->id, CStringGetTextDatum(message->partition->topic_local),
+		message->id,
+		message->no_subject ? CStringGetTextDatum(message->partition->topic_local) : message->subject,
 		Int32GetDatum(message->partition->partition), Int64GetDatum(message->offset),
 		message->key, message->headers, message->payload,
 		TimestampTzGetDatum(message->timestamp), Int32GetDatum(message->attempt)

@@ -192,7 +192,7 @@ insert_row(InboxWorker *worker, const char *sql, const InboxMessage *message, in
 		   bool due, int64 due_ms, const InboxFailure *failure)
 {
 	Oid			types[] = {TEXTOID, TEXTOID, INT4OID, INT8OID, TEXTOID, TEXTOID, JSONBOID, BYTEAOID,
-	TIMESTAMPTZOID, INT4OID, INT8OID, TEXTOID, TEXTOID, TEXTOID};
+	TIMESTAMPTZOID, INT4OID, INT8OID, TEXTOID, TEXTOID, TEXTOID, TEXTOID};
 	Datum		values[] = {CStringGetTextDatum(worker->subscription->name),
 		CStringGetTextDatum(message->partition->topic_local),
 		Int32GetDatum(message->partition->partition), Int64GetDatum(message->offset), message->id,
@@ -200,8 +200,9 @@ insert_row(InboxWorker *worker, const char *sql, const InboxMessage *message, in
 		Int32GetDatum(attempts), Int64GetDatum(due_ms),
 		failure ? CStringGetTextDatum(failure->sqlstate) : 0,
 		failure ? CStringGetTextDatum(failure->message) : 0,
-	failure && failure->context ? CStringGetTextDatum(failure->context) : 0};
-	char		nulls[] = "              ";
+		failure && failure->context ? CStringGetTextDatum(failure->context) : 0,
+	message->subject};
+	char		nulls[] = "               ";
 
 	nulls[5] = message->no_key ? 'n' : ' ';
 	nulls[7] = message->no_payload ? 'n' : ' ';
@@ -209,6 +210,7 @@ insert_row(InboxWorker *worker, const char *sql, const InboxMessage *message, in
 	nulls[10] = due ? ' ' : 'n';
 	nulls[11] = nulls[12] = failure ? ' ' : 'n';
 	nulls[13] = failure && failure->context ? ' ' : 'n';
+	nulls[14] = message->no_subject ? 'n' : ' ';
 	execute(sql, lengthof(types), types, values, nulls, SPI_OK_INSERT);
 }
 
@@ -248,9 +250,9 @@ inbox_waiting_add(InboxWorker *worker, const InboxMessage *message, const InboxF
 
 	/* it may be there, and come again after inbox.seek() */
 	insert_row(worker, "INSERT INTO inbox.waiting_message (subscription, topic, partition, \"offset\", message_id, key,"
-			   " headers, payload, \"timestamp\", attempts, due, sqlstate, error, context)"
+			   " headers, payload, \"timestamp\", attempts, due, sqlstate, error, context, subject)"
 			   " VALUES ($1::name, $2, $3, $4, $5, $6, $7, $8, $9, $10,"
-			   " clock_timestamp() + $11 * interval '1 millisecond', $12, $13, $14)"
+			   " clock_timestamp() + $11 * interval '1 millisecond', $12, $13, $14, $15)"
 			   " ON CONFLICT (subscription, topic, partition, \"offset\") DO NOTHING",
 			   message, failure == NULL ? 0 : message->attempt, due, ms, failure);
 	if (!message->no_key)
@@ -265,8 +267,8 @@ void
 inbox_dead_letter(InboxWorker *worker, const InboxMessage *message, const InboxFailure *failure)
 {
 	insert_row(worker, "INSERT INTO inbox.dead_message (subscription, topic, partition, \"offset\", message_id, key,"
-			   " headers, payload, \"timestamp\", attempts, sqlstate, error, context)"
-			   " SELECT $1::name, $2, $3, $4, $5, $6, $7, $8, $9, $10, $12, $13, $14 WHERE $11::bigint IS NULL"
+			   " headers, payload, \"timestamp\", attempts, sqlstate, error, context, subject)"
+			   " SELECT $1::name, $2, $3, $4, $5, $6, $7, $8, $9, $10, $12, $13, $14, $15 WHERE $11::bigint IS NULL"
 			   " ON CONFLICT (subscription, topic, partition, \"offset\") DO NOTHING",
 			   message, message->attempt, false, 0, failure);
 }
@@ -355,7 +357,7 @@ take_due(InboxWorker *worker, InboxMessage *message)
 	values[3] = TimestampTzGetDatum(GetCurrentTimestamp());
 	SPI_connect();
 	if (inbox_execute(&plan, "SELECT topic, partition, \"offset\", message_id, key, headers, payload, \"timestamp\","
-					  " attempts, due FROM inbox.waiting_message w WHERE subscription = $1::name AND due <= $4"
+					  " attempts, due, subject FROM inbox.waiting_message w WHERE subscription = $1::name AND due <= $4"
 					  " AND (due < $4 - " LONG_OVERDUE
 					  " OR EXISTS (SELECT FROM unnest($2, $3) v (topic, partition)"
 					  " WHERE v.topic = w.topic AND v.partition = w.partition))"
@@ -383,6 +385,9 @@ take_due(InboxWorker *worker, InboxMessage *message)
 		message->timestamp = DatumGetTimestampTz(SPI_getbinval(row, desc, 8, &message->no_timestamp));
 		message->attempt = DatumGetInt32(SPI_getbinval(row, desc, 9, &isnull)) + 1;
 		message->due = DatumGetTimestampTz(SPI_getbinval(row, desc, 10, &isnull));
+		message->subject = SPI_getbinval(row, desc, 11, &message->no_subject);
+		if (!message->no_subject)
+			message->subject = PointerGetDatum(DatumGetTextPCopy(message->subject));
 		MemoryContextSwitchTo(spi);
 	}
 	SPI_finish();

@@ -50,6 +50,8 @@ typedef struct InboxMessage
 {
 	InboxPartition *partition;
 	int64		offset;
+	Datum		subject;		/* text: what it was sent to */
+	bool		no_subject;		/* ... the topic of its partition */
 	Datum		id;				/* text: its own, else its place */
 	Datum		key;			/* text */
 	bool		no_key;

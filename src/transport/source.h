@@ -42,11 +42,18 @@ typedef struct OutboxPlace
 	int64_t		offset;			/* of the next message to receive; -1: none */
 } OutboxPlace;
 
+/*
+ * A message.  Its place is what positions are kept by; where messages of several
+ * topics lie in one place (a stream, a queue), subject says what it was sent to.
+ */
 typedef struct OutboxIncoming
 {
 	const char *topic;
 	int32_t		partition;
 	int64_t		offset;
+	const char *subject;		/* NULL: the topic */
+	const char *message_id;		/* that the broker knows it by, for messages
+								 * without such a header; NULL: none */
 	int64_t		timestamp_ms;	/* since 1970-01-01 UTC; -1: none */
 	const char *key;			/* NULL: none */
 	size_t		key_len;

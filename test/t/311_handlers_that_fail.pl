@@ -181,5 +181,19 @@ for my $handler ('one', 'many')
 	$pg->wait_ok("SELECT array_agg(value ORDER BY n) = '{e1,e2,e4}' FROM effect WHERE handler = '$handler' AND key = 'w'", "$handler: until it is mended");
 }
 is($pg->sql('SELECT count(*) FROM (SELECT FROM effect GROUP BY message_id, handler HAVING count(*) > 1) twice'), 0, 'nothing twice');
+
+# --- sent to something else than its place's topic ---------------------------------------------
+$pg->sql(q{CREATE OR REPLACE FUNCTION one(m inbox.message) RETURNS void LANGUAGE plpgsql AS $$
+BEGIN
+	IF m.attempt > 1 THEN
+		PERFORM inbox.reject(m.topic);
+	END IF;
+	RAISE 'for %', m.topic;
+END
+$$});
+$pg->sql(qq{INSERT INTO inbox.dead_message (subscription, topic, partition, "offset", subject, message_id, headers, attempts, sqlstate, error)
+	VALUES ('one', '$topic', 0, 1000000, 'orders.eu', 'with a subject', '{}', 1, '', '')});
+is($pg->sql("SELECT inbox.redrive('one', ARRAY['with a subject'])"), 1, 'a message that was sent to another topic than its place has');
+$pg->wait_ok("SELECT count(*) = 1 FROM inbox.dead_letter WHERE error = 'orders.eu' AND subject = 'orders.eu'", 'the handler gets that topic, each time');
 $pg->stop;
 done_testing();
