@@ -9,6 +9,8 @@
 #   SETUP='without=mark' ...                         with a rule of the log switched off
 #                                                    (src/fault.h), to see it noticed
 #   FAULTS_SECONDS=600 make faults COUNT=1000        as many as begin in that time
+#   FAULTS_KEEP=1 make faults ...                    what failed is kept: also the directories of
+#                                                    brokers and servers
 #   RDKAFKA=new make faults ...                      with a newer librdkafka
 #
 # Faults/Scenario.pm says what a scenario is, Faults/Kinds/ what is done to it,

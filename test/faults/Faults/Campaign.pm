@@ -101,6 +101,11 @@ sub keep
 		close $f;
 		diag("the server's log: $file");
 	}
+	return unless $ENV{FAULTS_KEEP};
+	my $kept = sprintf '%s/faults-%d', $directory, $scenario->{seed};
+	mkdir $kept;
+	system 'cp', '-a', $scenario->kafka->{dir}, (map { $_->data_dir } grep { $_ } $scenario->pg, $scenario->{old_pg}), $kept;
+	diag("the brokers' and the servers' directories: $kept");
 	return;
 }
 
