@@ -83,6 +83,15 @@ sub seconds
 	return $ms / 1000;
 }
 
+# Start again with these settings on top.
+sub restart
+{
+	my ($self, %settings) = @_;
+	my $options = join ' ', map { "-c $_=$settings{$_}" } sort keys %settings;
+	$self->pg_ctl('-l', "$self->{home}/server.log", '-o', $options, 'restart') or die "the server does not start with $options\n";
+	return;
+}
+
 # A database with the extension and the table that is compared with.
 sub create_database
 {

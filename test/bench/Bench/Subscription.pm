@@ -98,7 +98,7 @@ sub drain
 	my $kafka = $bench->{kafka}->();
 	my $rounds = $bench->{quick} ? 1 : 5;
 
-	headline('A worker of a subscription drains a topic, messages of 200 bytes, synchronous commit (messages a second)');
+	headline('A worker of a subscription drains a topic, messages of 200 bytes (messages a second)');
 	Bench::Report::columns();
 	for ([ one => 'PL/pgSQL, an INSERT a message', 300_000, 30_000 ], [ many => 'INSERT ... SELECT FROM unnest', 1_000_000, 150_000 ])
 	{
@@ -143,7 +143,7 @@ sub latency
 	my %target = (p50 => 4, p99 => 12);
 	my (@ours, @floor);
 
-	headline("Latency of a subscription: produced to the effect's commit being seen, synchronous commit");
+	headline("Latency of a subscription: produced to the effect's commit being seen");
 	note('reference: produced to a plain consumer: the floor');
 	Bench::Report::columns();
 	create_database($bench, $dbname);
