@@ -16,7 +16,8 @@ use File::Basename qw(basename dirname);
 use File::Temp;
 use IO::Socket::INET;
 use IPC::Run ();
-use JSON::PP ();
+use OutboxConsumed;
+use OutboxProxy;
 use PostgreSQL::Test::Utils ();
 
 my $tree = dirname(__FILE__) . '/../..';
@@ -68,7 +69,7 @@ sub stop
 {
 	my ($self) = @_;
 	return if $self->{shared} || $self->{stopped}++;
-	eval { $self->{proxy}{handle}->kill_kill(grace => 1) } if $self->{proxy};
+	eval { $self->{proxy}->stop } if $self->{proxy};
 	$self->control('stop');
 	system('rm', '-rf', $self->{dir}, $self->{disks} ? glob "$self->{disks}/*/" . basename($self->{dir}) : ());
 }
@@ -77,27 +78,13 @@ sub stop
 sub start_proxy
 {
 	my ($self) = @_;
-	my @links = split /\n/, PostgreSQL::Test::Utils::slurp_file("$self->{dir}/proxy");
-	my ($in, $out) = ('', '');
-	my $proxy = IPC::Run::start([ "$build/fault_proxy", @links ], '<', \$in, '>', \$out);
-
-	$proxy->pump until $out =~ /ready\n/;
-	$self->{proxy} = { in => \$in, out => \$out, handle => $proxy };
+	$self->{proxy} =
+	  OutboxProxy->start(split /\n/, PostgreSQL::Test::Utils::slurp_file("$self->{dir}/proxy"));
 	return;
 }
 
 # A command to it: link_command(0, 'cut'); 0 is all links.
-sub link_command
-{
-	my ($self, @command) = @_;
-	my $proxy = $self->{proxy};
-
-	${ $proxy->{out} } = '';
-	${ $proxy->{in} } .= "@command\n";
-	$proxy->{handle}->pump until ${ $proxy->{out} } =~ /\n/;
-	die "the proxy says: ${ $proxy->{out} }" unless ${ $proxy->{out} } eq "ok\n";
-	return;
-}
+sub link_command { my ($self, @command) = @_; return $self->{proxy}->command(@command) }
 
 sub kill_broker { my ($self, $n) = @_; $self->control('kill', $n || 1) }
 sub stop_broker { my ($self, $n) = @_; $self->control('stop-broker', $n || 1) }
@@ -276,52 +263,15 @@ sub consume_raw
 	return $out;
 }
 
-sub _uncopy
-{
-	my ($text) = @_;
-	return undef if $text eq '\N';
-	my %escaped = (t => "\t", n => "\n", r => "\r");
-	$text =~ s/\\(.)/exists $escaped{$1} ? $escaped{$1} : $1/ge;
-	return $text;
-}
-
-sub _unhex
-{
-	my ($text) = @_;
-	return undef unless defined $text;
-	return pack('H*', substr($text, 2));
-}
-
 # What is in a topic (or several: an array), in the order of the partitions' offsets:
 # hashes of topic, partition, offset, timestamp, message_id, key, headers (array of
 # pairs), header (hash), payload.  n => N waits for so many.
 sub consume
 {
 	my ($self, $topic, %options) = @_;
-	return parse_lines(
-		$self->consume_raw(ref $topic ? $topic : [$topic], %options, payload => 'hex'));
-}
+	my $out = $self->consume_raw(ref $topic ? $topic : [$topic], %options, payload => 'hex');
 
-# The lines of judge_consume, as consume() gives them.
-sub parse_lines
-{
-	my ($out) = @_;
-	my @messages;
-
-	for (split /\n/, $out)
-	{
-		my @f = map { _uncopy($_) } split /\t/;
-		my $headers = JSON::PP->new->utf8->decode($f[7]);
-		push @messages,
-		  { topic => $f[0], partition => $f[1], offset => $f[2], timestamp => $f[3],
-			message_id => $f[4], ledger => $f[5], key => _unhex($f[6]),
-			headers => $headers, header => { map { $_->[0] => $_->[1] } @$headers },
-			payload => _unhex($f[8]) };
-	}
-	# not "return sort": in scalar context that is undefined
-	@messages = sort { $a->{topic} cmp $b->{topic} || $a->{partition} <=> $b->{partition}
-			|| $a->{offset} <=> $b->{offset} } @messages;
-	return @messages;
+	return OutboxConsumed::messages($out);
 }
 
 END

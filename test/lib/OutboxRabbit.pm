@@ -19,7 +19,7 @@ use HTTP::Tiny;
 use IPC::Run ();
 use JSON::PP ();
 use MIME::Base64 qw(encode_base64);
-use OutboxKafka;
+use OutboxConsumed;
 use PostgreSQL::Test::Utils ();
 
 my $tree = dirname(__FILE__) . '/../..';
@@ -234,7 +234,7 @@ sub consume_raw
 sub consume
 {
 	my ($self, $queue, %options) = @_;
-	return OutboxKafka::parse_lines(
+	return OutboxConsumed::messages(
 		$self->consume_raw(ref $queue ? $queue : [$queue], %options, payload => 'hex'));
 }
 
