@@ -618,6 +618,8 @@ COMMENT ON FUNCTION inbox.expire(int) IS
 --   group_id        null: pg_outbox.<log_uuid>.<name>, so that no copy of the database
 --                   shares the partitions
 --   generation      grows when places are changed by inbox.seek()
+--   own_numbers     the broker has no places: offsets are numbers of ours, and marks
+--                   are kept while the worker is not connected
 -- ---------------------------------------------------------------------------
 CREATE TABLE inbox.subscription (
 	name name PRIMARY KEY,
@@ -650,7 +652,8 @@ CREATE TABLE inbox.subscription (
 	generation bigint NOT NULL DEFAULT 0,
 	workers int NOT NULL
 		CONSTRAINT "workers must be 1 to 64" CHECK (workers BETWEEN 1 AND 64),
-	shared_group boolean NOT NULL
+	shared_group boolean NOT NULL,
+	own_numbers boolean NOT NULL
 ) USING heap;
 COMMENT ON TABLE inbox.subscription IS
 	'what is consumed, and by which handlers';
@@ -799,6 +802,12 @@ CREATE FUNCTION inbox.caller() RETURNS name
 COMMENT ON FUNCTION inbox.caller() IS
 	'internal: the role that called';
 
+-- Does this server's broker have no places of its own?  See source.h.
+CREATE FUNCTION inbox.has_own_numbers(server name) RETURNS boolean
+	AS 'MODULE_PATHNAME', 'inbox_has_own_numbers' LANGUAGE C STRICT VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION inbox.has_own_numbers(name) IS
+	'internal: whether a server''s messages have no places at the broker';
+
 -- Whether a role may have this handler, and this server; raises where not.
 CREATE FUNCTION inbox.check_subscription(s inbox.subscription) RETURNS void LANGUAGE plpgsql
 	SET search_path = pg_catalog, pg_temp AS $$
@@ -828,6 +837,13 @@ BEGIN
 	END IF;
 	IF s.start NOT IN ('latest', 'earliest') THEN
 		PERFORM s.start::timestamptz;
+	END IF;
+	IF s.own_numbers AND (s.start <> 'latest' OR s.workers > 1 OR s.shared_group OR s.topics ~ '\*') THEN
+		RAISE feature_not_supported USING
+			MESSAGE = format('server "%s" can''t be consumed from like that', s.server),
+			DETAIL = CASE WHEN s.start <> 'latest' THEN 'Its broker has queues and no positions: what is in a queue is consumed.'
+				WHEN s.topics ~ '\*' THEN 'Its topics are queues, and a queue has a name, not a pattern.'
+				ELSE 'A queue is consumed by one worker, in its order; other consumers of it need no group.' END;
 	END IF;
 	IF s.dedup_by LIKE 'json:%' THEN
 		PERFORM substr(s.dedup_by, 6)::jsonpath;
@@ -919,6 +935,7 @@ BEGIN
 	s.generation := 0;
 	s.workers := workers;
 	s.shared_group := shared_group;
+	s.own_numbers := inbox.has_own_numbers(server);
 	PERFORM inbox.check_subscription(s);
 	s.start := inbox.start_text(start);
 	INSERT INTO inbox.subscription VALUES (s.*) ON CONFLICT DO NOTHING;
@@ -1034,11 +1051,15 @@ BEGIN
 	s.timeout := coalesce(timeout, s.timeout);
 	s.workers := coalesce(workers, s.workers);
 	s.shared_group := coalesce(shared_group, s.shared_group);
+	s.own_numbers := inbox.has_own_numbers(s.server);
+	IF s.own_numbers THEN
+		s.start := 'latest';
+	END IF;
 	PERFORM inbox.check_subscription(s);
 	UPDATE inbox.subscription t SET topics = s.topics, handler = s.handler, server = s.server,
 		batch_size = s.batch_size, max_attempts = s.max_attempts, backoff = s.backoff, on_error = s.on_error,
 		dedup_by = s.dedup_by, dedup_ttl = s.dedup_ttl, on_gap = s.on_gap, timeout = s.timeout,
-		workers = s.workers, shared_group = s.shared_group
+		workers = s.workers, shared_group = s.shared_group, start = s.start, own_numbers = s.own_numbers
 		WHERE t.name = definer_alter_subscription.name;
 END
 $$;
@@ -1062,6 +1083,11 @@ CREATE FUNCTION inbox.definer_seek(name name, start text) RETURNS void LANGUAGE 
 DECLARE
 	s inbox.subscription := inbox.own_subscription(name);
 BEGIN
+	IF s.own_numbers THEN
+		RAISE feature_not_supported USING
+			MESSAGE = format('subscription "%s" can''t go on from another place', name),
+			DETAIL = 'Its broker has queues and no positions.';
+	END IF;
 	s.start := start;
 	PERFORM inbox.check_subscription(s);
 	s.start := inbox.start_text(start);

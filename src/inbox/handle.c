@@ -243,6 +243,13 @@ typedef struct Part
 	int			end;
 } Part;
 
+/* This kind of broker may deliver a message again, and nothing would tell. */
+static const InboxFailure no_id = {
+	.sqlstate = "22004",
+	.message = "the message has no id by which it would be known again: dedup_by finds none",
+	.again_ms = -1
+};
+
 /* Handle a part, all of it or raise. */
 static bool
 handle_part(void *arg)
@@ -258,7 +265,9 @@ handle_part(void *arg)
 	{
 		InboxMessage *message = &batch->messages[i];
 
-		if (OUTBOX_RULE("inbox-order") && inbox_waiting_has(worker, message))
+		if (message->anonymous)
+			inbox_dead_letter(worker, message, &no_id);
+		else if (OUTBOX_RULE("inbox-order") && inbox_waiting_has(worker, message))
 			inbox_waiting_add(worker, message, NULL);
 		else
 			messages[came++] = message;

@@ -8,8 +8,10 @@
  * message.
  *
  * The id by which a message is known again is the first of these that it has: what
- * dedup_by names (for message_id, the broker's own too), and its place, topic/partition/offset.  One that is too long for
- * a mark is represented by its SHA-256.
+ * dedup_by names (for message_id, the broker's own too), and its place,
+ * topic/partition/offset.  Where the broker has no places, one without an id can't be
+ * known again, and is not handled.  An id that is too long for a mark is represented by
+ * its SHA-256.
  *
  * Copyright (c) 2026, pg_outbox contributors
  *
@@ -250,8 +252,11 @@ set_id(InboxWorker *worker, const OutboxIncoming *incoming, InboxMessage *messag
 			break;
 	}
 	if (id == NULL || VARSIZE_ANY_EXHDR(id) == 0)
+	{
+		message->anonymous = worker->source->own_numbers && subscription->dedup != INBOX_DEDUP_NONE;
 		id = cstring_to_text(psprintf("%s/%d/%lld", message->partition->topic_local,
 									  incoming->partition, (long long) incoming->offset));
+	}
 	else if (VARSIZE_ANY_EXHDR(id) > INBOX_MAX_MESSAGE_ID)
 		id = DatumGetTextPP(DirectFunctionCall2(binary_encode,
 												DirectFunctionCall1(sha256_bytea, PointerGetDatum(id)),

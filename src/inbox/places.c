@@ -43,6 +43,31 @@
 #include "utils/snapmgr.h"
 
 #define PLACE_TIMEOUT_MS	2000
+#define MARKS_MARGIN		"interval '10 minutes'" /* until what comes again is handled */
+
+/*
+ * Where places are numbers of ours, only marks tell what has been handled of that
+ * which comes again.  Those that have expired while we were away count again;
+ * nobody has removed them (expire.c).
+ */
+static void
+refresh_marks(InboxWorker *worker)
+{
+	Oid			types[] = {TEXTOID, INT8OID};
+	Datum		values[] = {CStringGetTextDatum(worker->subscription->name),
+	Int64GetDatum(worker->subscription->dedup_ttl_us)};
+
+	if (!worker->source->own_numbers)
+		return;
+	PushActiveSnapshot(GetTransactionSnapshot());
+	SPI_connect();
+	if (SPI_execute_with_args("UPDATE inbox.seen SET expires_at = clock_timestamp() + $2 * interval '1 microsecond'"
+							  " WHERE consumer = $1 AND expires_at < clock_timestamp() + " MARKS_MARGIN,
+							  2, types, values, NULL, false, 0) != SPI_OK_UPDATE)
+		elog(ERROR, "could not write inbox.seen");
+	SPI_finish();
+	PopActiveSnapshot();
+}
 
 void
 inbox_partitions_assigned(InboxWorker *worker, const OutboxPlace *places, int n)
@@ -51,6 +76,7 @@ inbox_partitions_assigned(InboxWorker *worker, const OutboxPlace *places, int n)
 
 	/* text of another encoding can't be had outside of one */
 	StartTransactionCommand();
+	refresh_marks(worker);
 	MemoryContextSwitchTo(worker->context);
 	for (int i = 0; i < n; i++)
 	{

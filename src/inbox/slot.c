@@ -73,6 +73,26 @@ inbox_clear_error(InboxSlot *slot)
 	SpinLockRelease(&slot->mutex);
 }
 
+bool
+inbox_is_consuming(const char *name)
+{
+	bool		found = false;
+
+	if (outbox_shared == NULL)
+		return false;
+	LWLockAcquire(&outbox_shared->lock, LW_SHARED);
+	for (int i = 0; i < outbox_shared->max_relays; i++)
+	{
+		InboxSlot  *slot = &outbox_shared->inboxes[i];
+
+		if (slot->dboid == MyDatabaseId && slot->pid != 0 &&
+			slot->state == INBOX_STATE_RUNNING && strcmp(NameStr(slot->name), name) == 0)
+			found = true;
+	}
+	LWLockRelease(&outbox_shared->lock);
+	return found;
+}
+
 /* Make a free slot a worker's; with OutboxShared.lock held. */
 static void
 take_slot(InboxSlot *slot, Oid extoid, const char *name, int number)

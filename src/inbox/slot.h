@@ -66,6 +66,9 @@ typedef struct InboxSlot
  */
 extern bool inbox_supervise(Oid extoid);
 
+/* Does a worker of this subscription consume right now? */
+extern bool inbox_is_consuming(const char *name);
+
 extern void inbox_set_state(InboxSlot *slot, InboxState state);
 extern void inbox_set_error(InboxSlot *slot, const char *text, const char *hint);
 extern void inbox_clear_error(InboxSlot *slot);

@@ -16,12 +16,16 @@
 #include "catalog/pg_type.h"
 #include "common/hashfn.h"
 #include "executor/spi.h"
+#include "fmgr.h"
 #include "inbox/subscription.h"
 #include "mb/pg_wchar.h"
+#include "transport/registry.h"
 #include "utils/builtins.h"
 #include "utils/fmgrprotos.h"
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
+
+PG_FUNCTION_INFO_V1(inbox_has_own_numbers);
 
 #define HEADER_PREFIX	"header:"
 #define JSON_PREFIX		"json:"
@@ -174,4 +178,16 @@ inbox_subscription_list(void)
 	SPI_finish();
 	PopActiveSnapshot();
 	return list;
+}
+
+/* inbox.has_own_numbers(server): false of one that is not there */
+Datum
+inbox_has_own_numbers(PG_FUNCTION_ARGS)
+{
+	Oid			serverid = registry_find_server(NameStr(*PG_GETARG_NAME(0)));
+	OutboxServer *server = OidIsValid(serverid) ?
+		registry_load_public(serverid, CurrentMemoryContext) : NULL;
+
+	PG_RETURN_BOOL(server != NULL && server->library != NULL &&
+				   registry_load_ddl(server->library)->own_numbers);
 }

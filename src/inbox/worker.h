@@ -52,6 +52,7 @@ typedef struct InboxMessage
 	int64		offset;
 	Datum		subject;		/* text: what it was sent to */
 	bool		no_subject;		/* ... the topic of its partition */
+	bool		anonymous;		/* nothing tells it from others */
 	Datum		id;				/* text: its own, else its place */
 	Datum		key;			/* text */
 	bool		no_key;
@@ -70,8 +71,8 @@ typedef struct InboxStart InboxStart;	/* see start.c */
 typedef struct InboxFailure
 {
 	char		sqlstate[6];
-	char	   *message;
-	char	   *context;
+	const char *message;
+	const char *context;
 	bool		rejected;		/* inbox.reject() */
 	int64		again_ms;		/* inbox.retry_later(); -1: by the backoff */
 } InboxFailure;

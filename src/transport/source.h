@@ -194,6 +194,15 @@ struct OutboxSource
 	 * must exit.
 	 */
 	bool		(*close) (OutboxConsumer *consumer, int timeout_ms);
+
+	/*
+	 * The broker has no places: offsets are numbers that the consumer gives to
+	 * what comes, going on from seek().  They are of no use for beginning
+	 * anywhere, for going back to what was committed, or for knowing a message
+	 * again: after the connection was lost what had come and was not
+	 * committed comes under other numbers.
+	 */
+	bool		own_numbers;
 };
 
 #endif							/* OUTBOX_SOURCE_H */

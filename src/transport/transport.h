@@ -272,6 +272,9 @@ typedef struct OutboxTransportDdl
 
 	/* same for a header's name */
 	const char *(*check_header) (const char *name, size_t len);
+
+	/* its source's, see source.h */
+	bool		own_numbers;
 } OutboxTransportDdl;
 
 typedef const OutboxTransportDdl *(*OutboxTransportDdlEntry) (void);

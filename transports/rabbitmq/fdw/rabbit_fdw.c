@@ -233,7 +233,8 @@ static const OutboxTransportDdl rabbit_ddl = {
 	.abi = OUTBOX_TRANSPORT_ABI,
 	.name = "rabbitmq",
 	.check_topic = rabbit_check_topic,
-	.check_header = rabbit_check_header
+	.check_header = rabbit_check_header,
+	.own_numbers = true			/* a queue has no positions */
 };
 
 extern PGDLLEXPORT const OutboxTransportDdl *outbox_transport_ddl(void);

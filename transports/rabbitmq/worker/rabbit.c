@@ -245,4 +245,5 @@ const OutboxTransport rabbit_transport = {
 	.version = rabbit_version,
 	.record_overhead = sizeof(RabbitRecord) + 8 * sizeof(amqp_table_entry_t),
 	.header_overhead = sizeof(amqp_table_entry_t),
+	.source = &rabbit_source,
 };

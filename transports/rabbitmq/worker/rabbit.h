@@ -332,6 +332,9 @@ extern void *rabbit_io_main(void *arg);
 extern void rabbit_show_error(OutboxClient *client, const OutboxError *error);
 extern void rabbit_show_blocked(OutboxClient *client);
 
+/* rabbit_source.c */
+extern const OutboxSource rabbit_source;
+
 /* rabbit.c */
 extern const OutboxTransport rabbit_transport;
 extern int64_t rabbit_now_ms(void);
