@@ -41,11 +41,22 @@ $(OUT)/kafka_driver: test/support/tsan_threads.c
 $(OUT)/kafka_driver: CFLAGS = -O1 -g -fsanitize=thread -rdynamic
 endif
 
+# the programs in Go of an example, where Go is and its modules can be had
+WELCOME = examples/welcome-email
+WELCOME_PROGRAMS = $(addprefix $(OUT)/welcome_, consumer sink)
+ifneq ($(shell command -v go),)
+all: $(WELCOME_PROGRAMS)
+endif
+$(WELCOME_PROGRAMS): $(OUT)/welcome_%: $(wildcard $(WELCOME)/*/*.go) $(WELCOME)/go.mod $(WELCOME)/go.sum
+	@mkdir -p $(OUT)
+	cd $(WELCOME) && GOTOOLCHAIN=local go build -buildvcs=false -o $(abspath $@) ./$* || \
+		echo "$@ is not built; the tests of $(WELCOME) will be skipped" >&2
+
 $(PROGRAMS): programs.mk
 	@mkdir -p $(OUT)
 	$(CC) $(CPPFLAGS) $(CFLAGS) $(WARNINGS) -o $@ $(filter %.c,$^) $(LIBRARY) -lpthread
 
 clean:
-	rm -f $(PROGRAMS) $(CLOCK)
+	rm -f $(PROGRAMS) $(WELCOME_PROGRAMS) $(CLOCK)
 
 .PHONY: all clean

@@ -17,7 +17,7 @@ use OutboxConsumed;
 
 my @capabilities = qw(partitions empty_keys tombstones repeated_headers header_line_breaks
   header_outer_blanks header_bytes resend_after_outage own_duplicates keeps_messages
-  missing_destinations start_latest refuses_others_topics);
+  missing_destinations start_latest refuses_others_topics subscriptions);
 
 sub _must { my ($self, $what) = @_; die ref($self) || $self, " has no $what\n" }
 
@@ -42,7 +42,7 @@ sub name { return $_[0]->_must('name') }
 # keeps_messages         what was consumed can be read again: inbox.seek('earliest')
 # missing_destinations   a message without a destination is noticed
 # start_latest           a subscription can begin behind what is there already
-# refuses_others_topics  a user may be forbidden a single topic: deny()
+# refuses_others_topics  a user may be forbidden a single topic: deny()# subscriptions          a subscription can consume from it
 sub lacks
 {
 	my ($self, $capability) = @_;
@@ -56,7 +56,9 @@ sub reasons { return () }
 # (16 MB) leaves beside key and headers.
 sub largest_payload { return 16_000_000 }
 
-# What the column "error" of a dead letter says whose payload was over the limit.
+# A limit of sizes that create() is asked for (a payload of half as much again is then
+# refused), and what the column "error" of such a dead letter says.
+sub limit { return 20_000 }
 sub refused_error { return $_[0]->_must('refused_error') }
 
 # What relay_status.last_error says when a destination is missing, and the column "error"

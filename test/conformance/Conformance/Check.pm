@@ -161,6 +161,11 @@ sub dead_letters
 
 # --- time -------------------------------------------------------------------------------------
 
+# Publishers of a topic with so many messages a second, in the order of 20 keys: where a key
+# has one message at a time on its way, that is a load and no overload.
+sub load { my ($self, $topic) = @_; return $self->{pg}->ordered_load($topic, '-R', 500) }
+sub end_load { my ($self, $load) = @_; return $self->{pg}->end_load($load) }
+
 # How long something takes, in seconds.
 sub seconds
 {
@@ -205,12 +210,16 @@ END
 	return;
 }
 
+# A check that has a process abort at a fault point says so.
+sub expect_aborts { $_[0]{aborts} = 1; return }
+
 # Lines of the log that tell of a crash; what a check itself has killed is not one.
 sub crashes
 {
 	my ($self) = @_;
 	my $log = substr $self->{pg}->log_text, $self->{log_from};
-	return join "\n", grep { /PANIC|TRAP:|was terminated by signal (?!9:)/ } split /\n/, $log;
+	my $expected = $self->{aborts} ? qr/[69]:/ : qr/9:/;
+	return join "\n", grep { /PANIC|TRAP:|was terminated by signal (?!$expected)/ } split /\n/, $log;
 }
 
 1;

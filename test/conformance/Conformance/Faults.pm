@@ -53,14 +53,14 @@ sub outage
 
 	$c->server(topics => $topic);
 	my $pid = $c->pg->relay_pid('events');
-	my $load = $c->pg->ordered_load($topic);
+	my $load = $c->load($topic);
 	$c->delivers_ok('delivers', 100);
 	$c->broker->kill_server;
 	$c->state_ok('retrying');
 	my $slowest = slowest($c, $topic, 10);
 	cmp_ok($slowest, '<', 5, sprintf 'a publisher does not wait for a broker: %.2f s', $slowest);
 	ok($load->running, 'publishers never noticed');
-	$c->pg->end_load($load);
+	$c->end_load($load);
 	$c->sql("SELECT judge.publish_many('$topic', 60000, 50, 200)");
 	is($c->status('pending_bytes > 12000000, oldest_pending < now(), last_error IS NOT NULL, hint IS NOT NULL'), 't|t|t|t',
 		'relay_status tells of it: ' . $c->status('last_error'));
@@ -87,15 +87,12 @@ sub server_restart
 	$c->server(topics => $topic);
 	$c->sql("SELECT judge.publish_many('$topic', 1000)");
 	$c->flush_ok;
-	my $load = $c->pg->ordered_load($topic);
-	for (1 .. 2)
-	{
-		$c->delivers_ok;
-		$c->broker->stop_server;
-		$c->broker->start_server;
-	}
+	my $load = $c->load($topic);
+	$c->delivers_ok;
+	$c->broker->stop_server;
+	$c->broker->start_server;
 	$c->delivers_ok('delivers again');
-	$c->pg->end_load($load);
+	$c->end_load($load);
 	$c->flush_ok;
 	$c->judge_outage_ok([$topic], 'all in order');
 	return;
@@ -111,7 +108,7 @@ sub slow
 	$c->flush_ok;
 	# answers take their time: as many are on their way as may be, and no more is asked for
 	$c->broker->link('delay', 100);
-	my $load = $c->pg->ordered_load($topic);
+	my $load = $c->load($topic);
 	$c->delivers_ok('delivers with a delay of 100 ms', 500);
 	$c->broker->link('slow', 50_000);
 	$c->sql("SELECT judge.publish_many('$topic', 3000, 20, 200)");
@@ -128,7 +125,7 @@ sub slow
 	my $took = $c->seconds(sub { $c->pg->restart });
 	cmp_ok($took, '<', 40, sprintf 'PostgreSQL stops all the same: %.1f s', $took);
 	$c->broker->thaw;
-	$c->pg->end_load($load);
+	$c->end_load($load);
 	$c->flush_ok;
 	$c->judge_ok([$topic], 'all in order', duplicates => 1);
 	return;
@@ -142,7 +139,7 @@ sub reconnect
 
 	$c->server(topics => $topic);
 	my $pid = $c->pg->relay_pid('events');
-	my $load = $c->pg->ordered_load($topic);
+	my $load = $c->load($topic);
 	for my $how (qw(reset reset cut reset half reset))
 	{
 		$c->delivers_ok("delivers before $how");
@@ -162,7 +159,7 @@ sub reconnect
 	}
 	$c->delivers_ok('delivers in the end');
 	ok($load->running, 'publishers never noticed');
-	$c->pg->end_load($load);
+	$c->end_load($load);
 	$c->flush_ok;
 	is($c->pg->relay_pid('events'), $pid, 'by the same relay');
 	$c->judge_outage_ok([$topic], 'all in order');
@@ -177,7 +174,7 @@ sub clean_stop
 	my ($option, $value) = $c->broker->harmless_option;
 
 	$c->server(topics => $topic);
-	my $load = $c->pg->ordered_load($topic);
+	my $load = $c->load($topic);
 	for (1 .. 3)
 	{
 		my $pid = $c->pg->relay_pid('events');
@@ -195,7 +192,7 @@ sub clean_stop
 		$c->sql(q{SELECT outbox.resume('events')});
 	}
 	ok($load->running, 'publishers never noticed');
-	$c->pg->end_load($load);
+	$c->end_load($load);
 	$c->sql("SELECT judge.publish_many('$topic', 20000)");
 	$c->pg->restart;
 	$c->flush_ok;
@@ -211,7 +208,7 @@ sub crash
 	$c->server(topics => $topic);
 	for my $how ('the relay is killed', 'PostgreSQL is killed', 'PostgreSQL is killed beside a broker that is down')
 	{
-		my $load = $c->pg->ordered_load($topic);
+		my $load = $c->load($topic);
 		$c->delivers_ok;
 		$c->sql("SELECT judge.publish_many('$topic', 5000)");
 		if ($how =~ /^the relay/)
@@ -228,8 +225,7 @@ sub crash
 			$c->broker->start_server;
 			pass($how);
 		}
-		$load->stop;
-		$c->pg->wait_for(q{SELECT count(*) = 0 FROM pg_stat_activity WHERE application_name = 'pgbench'});
+		$c->end_load($load);
 		$c->flush_ok;
 		$c->judge_ok([$topic], 'nothing is lost, all in order', duplicates => 1);
 	}

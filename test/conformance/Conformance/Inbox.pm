@@ -89,6 +89,7 @@ sub once_ok
 sub arrive
 {
 	my ($c) = @_;
+	return if $c->lacks('subscriptions');
 	my $topic = $c->create($c->topic('arrive'), partitions => 1);
 	my $broker = $c->broker;
 	my $bytes = join '', map { chr } 0 .. 255;
@@ -141,6 +142,7 @@ sub no_id_ok
 sub nak
 {
 	my ($c) = @_;
+	return if $c->lacks('subscriptions');
 	my $topic = $c->create($c->topic('nak'), partitions => 1);
 
 	$c->sql("INSERT INTO broken VALUES ('b5', 3), ('d1', 1000)");
@@ -186,6 +188,7 @@ sub nak
 sub dedup
 {
 	my ($c) = @_;
+	return if $c->lacks('subscriptions');
 	my $topic = $c->create($c->topic('dedup'), partitions => 1);
 
 	$c->server(topics => '!*');
@@ -218,6 +221,7 @@ sub dedup
 sub place
 {
 	my ($c) = @_;
+	return if $c->lacks('subscriptions');
 	my $topic = $c->destinations('place');
 
 	$c->server(topics => '!*');
@@ -232,6 +236,7 @@ sub place
 		$c->wait_ok("SELECT pid <> $pid FROM inbox.subscription_status", "another worker after SIG$signal");
 		once_ok($c, "SIG$signal");
 	}
+	$c->expect_aborts;
 	for my $fault ('inbox-before-commit=crash:1', 'inbox-after-commit=crash:1', 'inbox-after-commit=error:1')
 	{
 		my $pid = in_status($c, 'pid');
@@ -269,6 +274,7 @@ sub place
 sub outages
 {
 	my ($c) = @_;
+	return if $c->lacks('subscriptions');
 	my $topic = $c->destinations('outages');
 
 	$c->server(topics => '!*');
@@ -307,6 +313,7 @@ sub outages
 sub missing
 {
 	my ($c) = @_;
+	return if $c->lacks('subscriptions');
 	my $topic = $c->topic('late');
 
 	$c->server(topics => '!*');
@@ -322,6 +329,7 @@ sub missing
 sub credentials
 {
 	my ($c) = @_;
+	return if $c->lacks('subscriptions');
 	my $topic = $c->destinations('login');
 	my $option = $c->broker->password_option;
 	my %right = $c->broker->mapping_options;

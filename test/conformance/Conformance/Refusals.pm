@@ -16,14 +16,14 @@ sub checks
 		'a destination that does not come' => \&given_up);
 }
 
-my $big = q{repeat('x', 30000)};
 my $dead = '(SELECT array_agg(id) FROM outbox.dead_letter)';
 
 sub refused
 {
 	my ($c) = @_;
-	my ($small, $other) = ($c->create($c->topic('small'), limit => 20_000), $c->destinations('other'));
-	my $error = $c->broker->refused_error;
+	my ($small, $other) = ($c->create($c->topic('small'), limit => $c->broker->limit), $c->destinations('other'));
+	my ($size, $error) = ($c->broker->limit * 1.5, $c->broker->refused_error);
+	my $big = "repeat('x', $size)";
 
 	$c->server(topics => "$small, $other");
 	# one in the middle of a dense batch, of its key and of others
@@ -39,12 +39,12 @@ SELECT outbox.resume('events');
 END
 	$c->flush_ok('a message that is refused is no obstacle');
 	is($c->dead_letters('error, topic, key, attempts > 0, server, octet_length(payload)'),
-		"$error|$small|k3|t|events|30000", 'it alone is a dead letter');
+		"$error|$small|k3|t|events|$size", 'it alone is a dead letter');
 	isnt($c->dead_letters('reason'), '', 'with the reason: ' . $c->dead_letters('reason'));
 	$c->judge_ok([ $small, $other ], 'its neighbours: once and in order', dead => $dead);
 
 	# many of them under load
-	my $load = $c->pg->load(clients => 4, seconds => 4, script => <<END);
+	my $load = $c->pg->load(clients => 4, seconds => 4, arguments => [ '-R', 500 ], script => <<END);
 \\set k random(1, 20)
 \\set bad random(1, 50)
 \\if :bad = 1
@@ -63,7 +63,7 @@ END
 	is($verdict{duplicated}, 0, 'and once');
 	is($c->status('state, dead'), "running|$bad", 'relay_status counts them');
 
-	$c->broker->set_limit($small, 1_000_000);
+	$c->broker->set_limit($small, $c->broker->limit * 2);
 	is($c->sql("SELECT outbox.redrive('events', NULL, '$small')"), $bad, 'redriven');
 	$c->flush_ok;
 	%verdict = $c->pg->judge($c->broker, [$small], dead => 'ARRAY[]::bigint[]');
@@ -76,7 +76,8 @@ END
 sub block
 {
 	my ($c) = @_;
-	my ($small, $free) = ($c->create($c->topic('blocked'), limit => 20_000), $c->destinations('free'));
+	my $big = sprintf q{repeat('x', %d)}, $c->broker->limit * 1.5;
+	my ($small, $free) = ($c->create($c->topic('blocked'), limit => $c->broker->limit), $c->destinations('free'));
 
 	$c->server(topics => "$small, $free", on_error => 'block');
 	$c->sql("BEGIN; SELECT judge.publish_many('$small', 500, 5); SELECT judge.publish('$small', $big, 'k1');"
@@ -88,7 +89,7 @@ sub block
 	like($c->status('last_error'), qr/\Q$small\E.*message \d+ was refused/, 'last_error names the message');
 	is($c->dead_letters('count(*)'), 0, 'no dead letter');
 	my ($option, $value) = $c->broker->harmless_option;
-	$c->broker->set_limit($small, 1_000_000);
+	$c->broker->set_limit($small, $c->broker->limit * 2);
 	$c->sql(qq{ALTER SERVER events OPTIONS (ADD "$option" '$value')});
 	$c->flush_ok('mended');
 	$c->judge_ok([ $small, $free ], 'all once and in order');
@@ -119,7 +120,7 @@ sub missing
 	ok($c->pg->wait_until(sub { $c->messages($fine) >= 3000 }), 'others are delivered');
 	$c->judge_ok([$fine], 'a clean restart sends nothing of them twice');
 
-	my $load = $c->pg->load(clients => 3, seconds => 4, script => <<END);
+	my $load = $c->pg->load(clients => 3, seconds => 4, arguments => [ '-R', 500 ], script => <<END);
 \\set k random(1, 20)
 \\set m random(1, 4)
 SELECT judge.publish_in_order(CASE WHEN :m = 1 THEN '$missing' ELSE '$fine' END, 'k' || :k);
