@@ -42,8 +42,6 @@
 #include "relay/relay.h"
 #include "utils/memutils.h"
 
-#define STEP_MS				100		/* that a step of a transaction may wait */
-#define BUSY_STEP_MS		1		/* while there is something to read */
 #define SILENT_MS			10000	/* for an answer, before it is aborted */
 #define MAX_ABORT_PAUSE_MS	10000
 
@@ -115,12 +113,11 @@ relay_chunk_lost(Relay *relay, const OutboxError *error)
 
 /* Take a step of the transaction; true when it is done. */
 bool
-relay_chunk_step(Relay *relay, OutboxTxnStep which, int timeout_ms)
+relay_chunk_step(Relay *relay, OutboxTxnStep which)
 {
 	OutboxChunk *chunk = &relay->chunk;
 	OutboxError error = {0};
-	OutboxFailure failure = relay->transport->transaction(relay->client, which,
-														  timeout_ms, &error);
+	OutboxFailure failure = relay->transport->transaction(relay->client, which, &error);
 
 	switch (failure)
 	{
@@ -234,7 +231,7 @@ relay_chunk_begin(Relay *relay)
 	pause = chunk->aborts < 2 ? 0 : Min(10L << Min(chunk->aborts, 10), MAX_ABORT_PAUSE_MS);
 	if (pause > 0 && relay_ms_since(chunk->aborted_at) < pause)
 		return false;
-	if (!relay_chunk_step(relay, OUTBOX_TXN_BEGIN, STEP_MS))
+	if (!relay_chunk_step(relay, OUTBOX_TXN_BEGIN))
 		return false;
 	chunk->state = OUTBOX_CHUNK_OPEN;
 	INSTR_TIME_SET_CURRENT(chunk->begun);
@@ -469,7 +466,7 @@ relay_chunk_turn(Relay *relay, bool more)
 	}
 	if (chunk->state == OUTBOX_CHUNK_COMMIT)
 	{
-		if (relay_chunk_step(relay, OUTBOX_TXN_COMMIT, 0))
+		if (relay_chunk_step(relay, OUTBOX_TXN_COMMIT))
 			relay_chunk_committed(relay);
 		else if (chunk->state == OUTBOX_CHUNK_COMMIT)
 			return more;		/* its outcome wakes us */
@@ -479,11 +476,10 @@ relay_chunk_turn(Relay *relay, bool more)
 		show_cause(relay);
 		if (!may_abort(relay))
 			return more && relay->client != NULL;
-		if (relay_chunk_step(relay, OUTBOX_TXN_ABORT, more ? BUSY_STEP_MS : STEP_MS))
-		{
-			relay_collect(relay);
-			relay_chunk_aborted(relay);
-		}
+		if (!relay_chunk_step(relay, OUTBOX_TXN_ABORT))
+			return false;		/* nor is anything read until then */
+		relay_collect(relay);
+		relay_chunk_aborted(relay);
 	}
 	return relay->client != NULL && chunk->state != OUTBOX_CHUNK_NONE;
 }

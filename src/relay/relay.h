@@ -159,7 +159,7 @@ extern void relay_chunk_client_opened(Relay *relay);
 extern bool relay_chunk_client_closed(Relay *relay);
 extern void relay_chunk_lost(Relay *relay, const OutboxError *error);
 extern void relay_chunk_show(Relay *relay, const OutboxError *error);
-extern bool relay_chunk_step(Relay *relay, OutboxTxnStep which, int timeout_ms);
+extern bool relay_chunk_step(Relay *relay, OutboxTxnStep which);
 extern void relay_chunk_committed(Relay *relay);
 extern void relay_chunk_aborted(Relay *relay);
 extern void relay_chunk_start_over(OutboxChunk *chunk);

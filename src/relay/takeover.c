@@ -29,7 +29,6 @@
 #include "relay/relay.h"
 #include "utils/memutils.h"
 
-#define INIT_STEP_MS	100			/* that a step may wait */
 #define PENDING_MS		10000		/* that it may take before that is told */
 
 /*
@@ -170,13 +169,12 @@ relay_takeover_turn(Relay *relay)
 	switch (chunk->state)
 	{
 		case OUTBOX_CHUNK_INIT:
-			if (relay_chunk_step(relay, OUTBOX_TXN_INIT, INIT_STEP_MS))
-			{
-				chunk->failing = false;
-				chunk->state = chunk->loaded && !chunk->uncertain ?
-					OUTBOX_CHUNK_CLAIM : OUTBOX_CHUNK_LOAD;
-			}
-			return relay->client != NULL && relay->connected;
+			if (!relay_chunk_step(relay, OUTBOX_TXN_INIT))
+				return false;	/* its outcome wakes us */
+			chunk->failing = false;
+			chunk->state = chunk->loaded && !chunk->uncertain ?
+				OUTBOX_CHUNK_CLAIM : OUTBOX_CHUNK_LOAD;
+			return true;
 		case OUTBOX_CHUNK_LOAD:
 			load_bookmark(relay);
 			return chunk->state == OUTBOX_CHUNK_CLAIM;

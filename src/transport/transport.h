@@ -202,8 +202,8 @@ typedef struct OutboxTransport
 	 * Transactions; NULL: the broker has none.  What is sent between BEGIN and
 	 * COMMIT becomes visible together, or not at all.
 	 *
-	 * transaction() takes up to timeout_ms, and answers RETRY as long as the
-	 * step is not done: poll(), then call it again.  COMMIT takes no time, and
+	 * transaction() waits for nothing.  It answers RETRY as long as the step is
+	 * not done (*error's name is empty, unless INIT can't be done for now), and
 	 * makes the eventfd readable when there is something to ask for.  Else OK,
 	 * ABORT, FENCED, FATAL or CONFIG, with *error; after FATAL a COMMIT may have
 	 * taken place.  COMMIT and ABORT need all reports to have been polled,
@@ -211,7 +211,7 @@ typedef struct OutboxTransport
 	 * it is not safe (FATAL), close() it is, and the next client's INIT aborts.
 	 */
 	OutboxFailure (*transaction) (OutboxClient *client, OutboxTxnStep step,
-								  int timeout_ms, OutboxError *error);
+								  OutboxError *error);
 
 	/* *error of a transaction that has no answer to any of its records: CONFIG */
 	void		(*explain_silence) (OutboxClient *client, OutboxError *error);

@@ -13,7 +13,6 @@
 
 #include "kafka_driver.h"
 
-#define STEP_MS		100
 #define ROUNDS		100
 #define CLOSINGS	6
 
@@ -39,14 +38,13 @@ open_transactional(char *bookmark_topic)
 OutboxFailure
 transaction_step(OutboxClient *client, Tally *tally, OutboxTxnStep which)
 {
-	int			timeout_ms = which == OUTBOX_TXN_COMMIT ? 0 : STEP_MS;
 	double		start = now();
 	OutboxFailure failure;
 	OutboxError error;
 
 	do
 	{
-		failure = T.transaction(client, which, timeout_ms, &error);
+		failure = T.transaction(client, which, &error);
 		gather(client, tally);
 	} while (failure == OUTBOX_RETRY && now() - start < 30);
 	if (failure != OUTBOX_OK)
@@ -112,7 +110,7 @@ leave_commit(OutboxClient *client, const char *topic, const char *text, int look
 		return false;
 	for (int i = 0; i < looks; i++)
 	{
-		OutboxFailure failure = T.transaction(client, OUTBOX_TXN_COMMIT, 0, &error);
+		OutboxFailure failure = T.transaction(client, OUTBOX_TXN_COMMIT, &error);
 
 		if (failure != OUTBOX_RETRY)
 			return failure == OUTBOX_OK;

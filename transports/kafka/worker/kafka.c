@@ -79,7 +79,7 @@ kafka_client_release(OutboxClient *client)
 	free(client->secrets);
 	free(client->reports);
 	free(client->transactional_id);
-	kafka_commit_free(client);
+	kafka_step_free(client);
 	kafka_bookmark_free(client);
 	pthread_cond_destroy(&client->probe_wake);
 	pthread_mutex_destroy(&client->probe_lock);
@@ -327,7 +327,7 @@ client_destroy(void *arg)
 {
 	OutboxClient *client = arg;
 
-	kafka_commit_stop(client);
+	kafka_step_stop(client);
 	kafka_probe_stop(client);
 	kafka_bookmark_stop(client);
 	kafka_topics_destroy(client);

@@ -13,7 +13,7 @@
  *				touches atomics and the eventfd
  *	prober		one a client, started when a topic is first looked up, since
  *				librdkafka's metadata call blocks (kafka_probe.c)
- *	commit		one a commit, while it is under way (kafka_txn.c)
+ *	step		one a step of a transaction, while it is under way (kafka_txn.c)
  *
  * Nothing but kafka_module.c calls the server, so the same objects run in a
  * plain test program.
@@ -115,7 +115,7 @@ struct OutboxClient
 	bool		transactional;
 	char	   *transactional_id;
 	bool		unsure;			/* one that failed may have been written */
-	struct KafkaCommit *commit; /* under way, or not */
+	struct KafkaStep *step;		/* of a transaction, under way or not */
 	char	   *bookmark_topic;
 	rd_kafka_resp_err_t bookmark_err;	/* of a failed one */
 	char	   *bookmark_key;
@@ -186,10 +186,10 @@ extern bool kafka_txn_configure(OutboxClient *client, rd_kafka_conf_t *conf,
 								const OutboxTransportConfig *config,
 								OutboxError *error);
 extern OutboxFailure kafka_transaction(OutboxClient *client, OutboxTxnStep step,
-									   int timeout_ms, OutboxError *error);
-extern bool kafka_is_commit_thread(void);
-extern void kafka_commit_stop(OutboxClient *client);
-extern void kafka_commit_free(OutboxClient *client);
+									   OutboxError *error);
+extern bool kafka_is_step_thread(void);
+extern void kafka_step_stop(OutboxClient *client);
+extern void kafka_step_free(OutboxClient *client);
 extern void kafka_explain_silence(OutboxClient *client, OutboxError *error);
 extern OutboxFailure kafka_bookmark_write(OutboxClient *client, const char *text,
 										  OutboxError *error);

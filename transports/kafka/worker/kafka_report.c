@@ -376,7 +376,7 @@ kafka_failed(rd_kafka_t *rk, int err, const char *reason, void *opaque)
 	OutboxClient *client = opaque;
 
 	(void) rk;
-	if (kafka_is_commit_thread())
+	if (kafka_is_step_thread())
 		return;
 	if (err == RD_KAFKA_RESP_ERR__FATAL)
 		check_fatal(client);
@@ -391,7 +391,7 @@ kafka_logged(const rd_kafka_t *rk, int level, const char *facility, const char *
 	OutboxClient *client = rk == NULL ? NULL : rd_kafka_opaque(rk);
 	char		line[1024];
 
-	if (client == NULL || !client->debug || kafka_is_commit_thread())
+	if (client == NULL || !client->debug || kafka_is_step_thread())
 		return;
 	snprintf(line, sizeof(line), "%s", text);
 	kafka_scrub(client, line, sizeof(line));

@@ -3,10 +3,12 @@
  * kafka_txn.c
  *	  Transactions of the Kafka worker transport.
  *
- * librdkafka's calls go on in the background when their time is over, and are
- * resumed by calling them again, so none of them holds the relay up for long.
  * A record that fails makes the transaction one that can only be aborted; that
  * also takes the place of the gapless guarantee.
+ *
+ * librdkafka's calls wait for answers, up to a time of day: when the clock is set
+ * back meanwhile, for longer by that.  So each of those that ask a broker is made
+ * in a thread, and the main thread is free to see that, and to give the client up.
  *
  * Abort.  A message whose request's answer was lost with the connection is in its
  * queue again, though a broker may have appended it.  The library throws away what is
@@ -22,14 +24,14 @@
  * one's time be over too, the library (seen with 2.0.2) forgets that a commit is
  * under way, takes the coordinator's answer for that of an abort, and stops the
  * process by an assertion, and with it the cluster.  So a commit is called once,
- * in a thread that waits as long as it takes, up to COMMIT_TIMEOUT_MS.  One that
+ * and waits as long as it takes, up to COMMIT_TIMEOUT_MS.  One that
  * is not decided then is not asked about again: the client is given up, and the
  * next one's INIT settles what became of it.
  *
  * The thread must find nothing to call back for, since the relay's structures
  * are the main thread's: it starts when all is reported, the bookmark too, and
  * nothing is sent while it runs.  An error or a log line that comes meanwhile may
- * reach either thread, and is dropped by this one (kafka_is_commit_thread); a
+ * reach either thread, and is dropped by this one (kafka_is_step_thread); a
  * fatal error is seen by status() in any case.
  *
  * Copyright (c) 2026, pg_outbox contributors
@@ -43,20 +45,22 @@
 #include <string.h>
 
 #define COMMIT_TIMEOUT_MS	4000	/* less than the relay waits for close() */
+#define STEP_TIMEOUT_MS		1000	/* of the others, which are called again */
 #define BOOKMARK_SILENT_MS	10000	/* for answers, before the client is given up */
 
-/* A commit under way. */
-typedef struct KafkaCommit
+/* A step under way. */
+typedef struct KafkaStep
 {
+	OutboxTxnStep which;
 	pthread_t	thread;
 	bool		runs;
 	atomic_bool done;
 	rd_kafka_error_t *cause;	/* of its failure; once it is done */
 	int64_t		asked_ms;		/* since when an end waits for answers; 0: it does
 								 * not */
-} KafkaCommit;
+} KafkaStep;
 
-static __thread bool commit_thread;
+static __thread bool step_thread;
 
 /* Is it that a later instance took over? */
 bool
@@ -93,9 +97,9 @@ kafka_txn_configure(OutboxClient *client, rd_kafka_conf_t *conf,
 	client->transactional = true;
 	free(client->transactional_id);
 	client->transactional_id = strdup(config->transactional_id);
-	if (client->commit == NULL)
-		client->commit = calloc(1, sizeof(KafkaCommit));
-	if (client->transactional_id != NULL && client->commit != NULL &&
+	if (client->step == NULL)
+		client->step = calloc(1, sizeof(KafkaStep));
+	if (client->transactional_id != NULL && client->step != NULL &&
 		rd_kafka_conf_set(conf, "transactional.id", config->transactional_id,
 						  errstr, sizeof(errstr)) == RD_KAFKA_CONF_OK &&
 		rd_kafka_conf_set(conf, "transaction.timeout.ms", timeout,
@@ -143,143 +147,134 @@ failure_of(OutboxClient *client, const rd_kafka_error_t *cause)
 }
 
 bool
-kafka_is_commit_thread(void)
+kafka_is_step_thread(void)
 {
-	return commit_thread;
+	return step_thread;
 }
 
 static void *
-commit_main(void *arg)
+step_main(void *arg)
 {
 	OutboxClient *client = arg;
+	KafkaStep  *step = client->step;
 
-	commit_thread = true;
-	client->commit->cause = rd_kafka_commit_transaction(client->rk, COMMIT_TIMEOUT_MS);
-	atomic_store(&client->commit->done, true);
+	step_thread = true;
+	switch (step->which)
+	{
+		case OUTBOX_TXN_INIT:
+			step->cause = rd_kafka_init_transactions(client->rk, STEP_TIMEOUT_MS);
+			break;
+		case OUTBOX_TXN_COMMIT:
+			step->cause = rd_kafka_commit_transaction(client->rk, COMMIT_TIMEOUT_MS);
+			break;
+		case OUTBOX_TXN_ABORT:
+			step->cause = rd_kafka_abort_transaction(client->rk, STEP_TIMEOUT_MS);
+			break;
+		case OUTBOX_TXN_BEGIN:
+			break;				/* asks nobody */
+	}
+	atomic_store(&step->done, true);
 	kafka_wake(client);
 	return NULL;
 }
 
 /* Wait for the thread, where there is one. */
 void
-kafka_commit_stop(OutboxClient *client)
+kafka_step_stop(OutboxClient *client)
 {
-	KafkaCommit *commit = client->commit;
+	KafkaStep  *step = client->step;
 
-	if (commit == NULL || !commit->runs)
+	if (step == NULL || !step->runs)
 		return;
-	pthread_join(commit->thread, NULL);
-	commit->runs = false;
+	pthread_join(step->thread, NULL);
+	step->runs = false;
 }
 
 void
-kafka_commit_free(OutboxClient *client)
+kafka_step_free(OutboxClient *client)
 {
-	if (client->commit != NULL && client->commit->cause != NULL)
-		rd_kafka_error_destroy(client->commit->cause);
-	free(client->commit);
+	if (client->step != NULL && client->step->cause != NULL)
+		rd_kafka_error_destroy(client->step->cause);
+	free(client->step);
 }
 
 /* Is all answered, the bookmark too?  OK, RETRY, or CONFIG when it takes too long. */
 static OutboxFailure
 await_answers(OutboxClient *client, OutboxError *error)
 {
-	KafkaCommit *commit = client->commit;
+	KafkaStep  *step = client->step;
 
-	if (commit->asked_ms == 0)
-		commit->asked_ms = kafka_now_ms();
+	if (step->asked_ms == 0)
+		step->asked_ms = kafka_now_ms();
 	kafka_look_ahead(client);
 	if (rd_kafka_outq_len(client->rk) > 0)
 	{
-		if (kafka_now_ms() - commit->asked_ms < BOOKMARK_SILENT_MS)
+		if (kafka_now_ms() - step->asked_ms < BOOKMARK_SILENT_MS)
 			return OUTBOX_RETRY;
 		kafka_bookmark_error(client, error, OUTBOX_CONFIG, RD_KAFKA_RESP_ERR__TIMED_OUT);
 		return OUTBOX_CONFIG;
 	}
-	commit->asked_ms = 0;
+	step->asked_ms = 0;
 	return OUTBOX_OK;
 }
 
+/* Start a step, when its time has come; RETRY: it is under way, or has to wait. */
 static OutboxFailure
-commit_start(OutboxClient *client, OutboxError *error)
+step_start(OutboxClient *client, OutboxTxnStep which, OutboxError *error)
 {
-	KafkaCommit *commit = client->commit;
-	OutboxFailure failure = await_answers(client, error);
+	KafkaStep  *step = client->step;
+	OutboxFailure failure = which == OUTBOX_TXN_INIT ? OUTBOX_OK : await_answers(client, error);
 	sigset_t	saved;
 	int			failed;
 
 	if (failure != OUTBOX_OK)
 		return failure;
-	atomic_store(&commit->done, false);
+	if (which == OUTBOX_TXN_ABORT && client->unsure)
+		return set_error(client, error, OUTBOX_FATAL, RD_KAFKA_RESP_ERR__PURGE_QUEUE,
+						 "the connection was lost while a transaction failed");
+	step->which = which;
+	atomic_store(&step->done, false);
 	kafka_block_signals(&saved);
-	failed = pthread_create(&commit->thread, NULL, commit_main, client);
+	failed = pthread_create(&step->thread, NULL, step_main, client);
 	kafka_restore_signals(&saved);
 	if (failed)
 		return set_error(client, error, OUTBOX_FATAL, RD_KAFKA_RESP_ERR__FAIL,
 						 "could not start a thread");
-	commit->runs = true;
+	step->runs = true;
 	return OUTBOX_RETRY;
 }
 
-/* Have the transaction aborted, where that is safe. */
+/* Have a step taken; OK: it has been, *cause says how it went. */
 static OutboxFailure
-abort_step(OutboxClient *client, rd_kafka_error_t **cause, int timeout_ms,
-		   OutboxError *error)
+step_take(OutboxClient *client, OutboxTxnStep which, rd_kafka_error_t **cause,
+		  OutboxError *error)
 {
-	OutboxFailure failure = await_answers(client, error);
+	KafkaStep  *step = client->step;
 
-	if (failure != OUTBOX_OK)
-		return failure;
-	if (client->unsure)
-		return set_error(client, error, OUTBOX_FATAL, RD_KAFKA_RESP_ERR__PURGE_QUEUE,
-						 "the connection was lost while a transaction failed");
-	*cause = rd_kafka_abort_transaction(client->rk, timeout_ms);
-	return OUTBOX_OK;
-}
-
-/* Have the transaction committed; RETRY: it is under way. */
-static OutboxFailure
-commit_step(OutboxClient *client, rd_kafka_error_t **cause, OutboxError *error)
-{
-	KafkaCommit *commit = client->commit;
-
-	if (!commit->runs)
-		return commit_start(client, error);
-	if (!atomic_load(&commit->done))
+	if (!step->runs)
+		return step_start(client, which, error);
+	if (!atomic_load(&step->done))
 		return OUTBOX_RETRY;
-	kafka_commit_stop(client);
-	*cause = commit->cause;
-	commit->cause = NULL;
+	kafka_step_stop(client);
+	*cause = step->cause;
+	step->cause = NULL;
 	return OUTBOX_OK;
 }
 
 /* See transport.h. */
 OutboxFailure
-kafka_transaction(OutboxClient *client, OutboxTxnStep step, int timeout_ms,
-				  OutboxError *error)
+kafka_transaction(OutboxClient *client, OutboxTxnStep step, OutboxError *error)
 {
 	rd_kafka_error_t *cause = NULL;
 	OutboxFailure failure = OUTBOX_OK;
 
-	switch (step)
+	if (step != OUTBOX_TXN_BEGIN)
+		failure = step_take(client, step, &cause, error);
+	else
 	{
-		case OUTBOX_TXN_INIT:
-			cause = rd_kafka_init_transactions(client->rk, timeout_ms);
-			break;
-		case OUTBOX_TXN_BEGIN:
-			client->bookmark_err = RD_KAFKA_RESP_ERR_NO_ERROR;
-			cause = rd_kafka_begin_transaction(client->rk);
-			break;
-		case OUTBOX_TXN_COMMIT:
-			failure = commit_step(client, &cause, error);
-			break;
-		case OUTBOX_TXN_ABORT:
-			failure = abort_step(client, &cause, timeout_ms, error);
-			break;
+		client->bookmark_err = RD_KAFKA_RESP_ERR_NO_ERROR;
+		cause = rd_kafka_begin_transaction(client->rk);
 	}
-	/* abort has called back for the reports that were left */
-	if (client->reports_first < client->reports_end)
-		kafka_wake(client);
 	if (cause == NULL)
 		return failure;
 	failure = failure_of(client, cause);
