@@ -187,6 +187,8 @@ extern bool kafka_txn_configure(OutboxClient *client, rd_kafka_conf_t *conf,
 								OutboxError *error);
 extern OutboxFailure kafka_transaction(OutboxClient *client, OutboxTxnStep step,
 									   OutboxError *error);
+extern void kafka_txn_hint(OutboxClient *client, rd_kafka_resp_err_t err,
+						   OutboxError *error);
 extern bool kafka_is_step_thread(void);
 extern void kafka_step_stop(OutboxClient *client);
 extern void kafka_step_free(OutboxClient *client);

@@ -344,6 +344,7 @@ note_error(OutboxClient *client, rd_kafka_resp_err_t err, const char *errstr)
 	if (failure == OUTBOX_CONFIG)
 		client->config_error_ms = now;
 	kafka_error_set(&client->error, failure, err, text);
+	kafka_txn_hint(client, err, &client->error);
 	client->nerrors++;
 }
 
@@ -366,6 +367,7 @@ check_fatal(OutboxClient *client)
 	client->failed = true;
 	kafka_scrub(client, text, sizeof(text));
 	kafka_error_set(&client->error, failure, err, text);
+	kafka_txn_hint(client, err, &client->error);
 	client->nerrors++;
 }
 

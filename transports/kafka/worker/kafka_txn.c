@@ -110,6 +110,16 @@ kafka_txn_configure(OutboxClient *client, rd_kafka_conf_t *conf,
 	return false;
 }
 
+/* The hint of an error that is the transactional id's. */
+void
+kafka_txn_hint(OutboxClient *client, rd_kafka_resp_err_t err, OutboxError *error)
+{
+	if (err == RD_KAFKA_RESP_ERR_TRANSACTIONAL_ID_AUTHORIZATION_FAILED)
+		snprintf(error->hint, sizeof(error->hint),
+				 "Grant this user Describe and Write on transactional id \"%.150s\".",
+				 client->transactional_id);
+}
+
 static OutboxFailure
 set_error(OutboxClient *client, OutboxError *error, OutboxFailure failure,
 		  rd_kafka_resp_err_t err, const char *text)
@@ -119,10 +129,7 @@ set_error(OutboxClient *client, OutboxError *error, OutboxFailure failure,
 	snprintf(scrubbed, sizeof(scrubbed), "%s", text);
 	kafka_scrub(client, scrubbed, sizeof(scrubbed));
 	kafka_error_set(error, failure, err, scrubbed);
-	if (err == RD_KAFKA_RESP_ERR_TRANSACTIONAL_ID_AUTHORIZATION_FAILED)
-		snprintf(error->hint, sizeof(error->hint),
-				 "Grant this user Describe and Write on transactional id \"%.150s\".",
-				 client->transactional_id);
+	kafka_txn_hint(client, err, error);
 	return failure;
 }
 
