@@ -87,29 +87,6 @@ for my $once ('false', 'true')
 	$own->stop;
 }
 
-# A relay asks for its transactional id, and gets no answer, when the clock is set back.
-{
-	my $own = OutboxKafka->start(auto_create => 'false');
-	my $waits = unique_topic('asks');
-	$own->create_topic($waits, 1);
-	$pg->create_server('own', $own, topics => $waits, exactly_once => 'true');
-	$pg->sql("SELECT judge.publish_many('$waits', 100)");
-	ok($pg->flush, 'delivers');
-	$own->kill_broker;
-	my $pid = $pg->relay_pid('own');
-	$pg->sql("SELECT pg_terminate_backend($pid)");
-	$pg->new_relay('own', $pid);
-	$pg->sql("SELECT judge.publish_many('$waits', 100)");
-	$pg->wait_ok(q{SELECT last_error IS NOT NULL AND state <> 'running' FROM outbox.relay_status WHERE server = 'own'},
-		'it gets no answer');
-	$clock->set($clock->ahead - $hour);
-	$own->start_broker;
-	ok($pg->flush(timeout => 60), 'delivers when there is one');
-	$pg->judge_ok($own, [$waits], 'each once', committed => 1);
-	$pg->sql('SET client_min_messages = error; DROP SERVER own CASCADE');
-	$own->stop;
-}
-
 # Brokers refuse what comes from the future, by an hour: README says how to send it again.
 $clock->set(2 * $hour);
 $pg->sql("SELECT judge.publish_many('$future', 10)");
