@@ -430,6 +430,8 @@ fill_message(OutboxIncoming *to, const rd_kafka_message_t *from, OutboxHeader **
 	rd_kafka_headers_t *list;
 
 	to->topic = rd_kafka_topic_name(from->rkt);
+	to->subject = NULL;
+	to->message_id = NULL;
 	to->partition = from->partition;
 	to->offset = from->offset;
 	to->timestamp_ms = rd_kafka_message_timestamp(from, &type);
