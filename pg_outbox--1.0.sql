@@ -246,18 +246,6 @@ CREATE FOREIGN DATA WRAPPER outbox_kafka
 COMMENT ON FOREIGN DATA WRAPPER outbox_kafka IS
 	'Apache Kafka as a target of the outbox';
 
-CREATE FUNCTION outbox.nats_validator(text[], oid) RETURNS void
-	AS '$libdir/pg_outbox_nats_fdw', 'outbox_nats_validator'
-	LANGUAGE C STRICT;
-COMMENT ON FUNCTION outbox.nats_validator(text[], oid) IS
-	'checks the options of outbox_nats servers and their user mappings';
-REVOKE ALL ON FUNCTION outbox.nats_validator(text[], oid) FROM PUBLIC;
-
-CREATE FOREIGN DATA WRAPPER outbox_nats
-	VALIDATOR outbox.nats_validator OPTIONS (library 'pg_outbox_nats');
-COMMENT ON FOREIGN DATA WRAPPER outbox_nats IS
-	'NATS JetStream as a target of the outbox';
-
 CREATE FUNCTION outbox.rabbitmq_validator(text[], oid) RETURNS void
 	AS '$libdir/pg_outbox_rabbitmq_fdw', 'outbox_rabbitmq_validator'
 	LANGUAGE C STRICT;

@@ -17,9 +17,8 @@
  * all signals blocked and touch nothing of the server; they hand over through
  * the library's queue and the eventfd.
  *
- * send() borrows the record's memory (topic, key, payload, names and values of
- * headers; not the record itself, nor its array of headers) until the record's
- * report was returned by poll(), or until close() returned.  Every
+ * send() borrows the record's memory (topic, key, payload, headers) until the
+ * record's report was returned by poll(), or until close() returned.  Every
  * record that send() accepted is reported exactly once, unless close() comes
  * first.
  *
@@ -119,9 +118,6 @@ typedef struct OutboxTransportConfig
 								 * the library's default */
 	size_t		max_bytes;		/* bound of accepted, unreported bytes */
 	size_t		max_message_size;	/* bytes */
-	const char *topics;			/* patterns of what is routed here, as in the
-								 * server's option, without exclusions; for
-								 * brokers where it is to be made ready */
 
 	/* NULL: without transactions; else the client's identity across restarts,
 	 * and where its bookmarks are */
