@@ -838,10 +838,10 @@ BEGIN
 	IF s.start NOT IN ('latest', 'earliest') THEN
 		PERFORM s.start::timestamptz;
 	END IF;
-	IF s.own_numbers AND (s.start <> 'latest' OR s.workers > 1 OR s.shared_group OR s.topics ~ '\*') THEN
+	IF s.own_numbers AND (s.start NOT IN ('latest', 'earliest') OR s.workers > 1 OR s.shared_group OR s.topics ~ '\*') THEN
 		RAISE feature_not_supported USING
 			MESSAGE = format('server "%s" can''t be consumed from like that', s.server),
-			DETAIL = CASE WHEN s.start <> 'latest' THEN 'Its broker has queues and no positions: what is in a queue is consumed.'
+			DETAIL = CASE WHEN s.start NOT IN ('latest', 'earliest') THEN 'Its broker has queues and no positions: what is in a queue is consumed.'
 				WHEN s.topics ~ '\*' THEN 'Its topics are queues, and a queue has a name, not a pattern.'
 				ELSE 'A queue is consumed by one worker, in its order; other consumers of it need no group.' END;
 	END IF;

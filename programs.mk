@@ -5,7 +5,7 @@ PROGRAMS = $(addprefix $(OUT)/, mock_broker kafka_admin kafka_produce judge_cons
 	kafka_driver fault_proxy)
 # for those brokers whose client library is there
 HAVE_RABBIT := $(shell printf '\#include <amqp.h>\n' | $(CC) -E -x c - >/dev/null 2>&1 && echo yes)
-PROGRAMS += $(if $(HAVE_RABBIT),$(OUT)/rabbit_consume)
+PROGRAMS += $(if $(HAVE_RABBIT),$(OUT)/rabbit_consume $(OUT)/rabbit_produce)
 CLOCK = $(OUT)/fault_clock.so
 CFLAGS ?= -O2 -g
 LIBRARY = -lrdkafka
@@ -19,7 +19,9 @@ $(OUT)/kafka_produce: test/support/kafka_produce.c
 $(OUT)/kafka_produce: CPPFLAGS += -D_GNU_SOURCE
 $(OUT)/judge_consume: test/judge/judge_consume.c test/judge/judge_line.h
 $(OUT)/rabbit_consume: test/judge/rabbit_consume.c test/judge/judge_line.h
-$(OUT)/rabbit_consume: LIBRARY = -lrabbitmq
+$(OUT)/rabbit_produce: test/support/rabbit_produce.c
+$(OUT)/rabbit_produce: CPPFLAGS += -D_GNU_SOURCE
+$(OUT)/rabbit_consume $(OUT)/rabbit_produce: LIBRARY = -lrabbitmq
 $(OUT)/fault_proxy: test/faults/proxy.c
 $(OUT)/fault_proxy: CPPFLAGS += -D_GNU_SOURCE
 

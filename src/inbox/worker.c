@@ -201,8 +201,12 @@ load(InboxWorker *worker)
 	if (server != NULL)
 		worker->server_hash = server->client_hash;
 	worker->reload = false;
-	/* what a shared group is told must not be lost, see places.c */
-	SetConfigOption("synchronous_commit", subscription->shared_group ? "on" : "off",
+	/*
+	 * What a shared group is told must not be lost, see places.c; nor may what
+	 * is acknowledged to a broker that forgets it then.
+	 */
+	SetConfigOption("synchronous_commit",
+					subscription->shared_group || subscription->own_numbers ? "on" : "off",
 					PGC_SUSET, PGC_S_OVERRIDE);
 	if (first)
 		inbox_waiting_load(worker);

@@ -8,6 +8,7 @@ use Bench::Report;
 use Bench::Publish;
 use Bench::Relay;
 use Bench::Log;
+use Bench::Rabbit;
 use Bench::Inbox;
 use Bench::Subscription;
 
@@ -23,6 +24,7 @@ my %parts = (
 	drain10m => \&Bench::Relay::drain10m,
 	latency => \&Bench::Relay::latency,
 	once => \&Bench::Relay::once,
+	rabbit => \&Bench::Rabbit::relay,
 	idle => \&Bench::Relay::idle,
 	space => \&Bench::Log::space,
 	accept => \&Bench::Inbox::accept_one,
@@ -32,7 +34,7 @@ my %parts = (
 	expiry => \&Bench::Inbox::expiry,
 	consume => \&Bench::Subscription::drain,
 	effect => \&Bench::Subscription::latency);
-my @all = qw(publish relayed payload bulk latency idle space drain once accept accept_batch consume effect redis marks expiry drain10m);
+my @all = qw(publish relayed payload bulk latency idle space drain once rabbit accept accept_batch consume effect redis marks expiry drain10m);
 my %asked = map { $_ => 1 } split ' ', $ENV{BENCH} || '';
 
 for (keys %asked)

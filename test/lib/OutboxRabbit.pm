@@ -20,7 +20,6 @@ use IPC::Run ();
 use JSON::PP ();
 use MIME::Base64 qw(encode_base64);
 use OutboxConsumed;
-use PostgreSQL::Test::Utils ();
 
 my $tree = dirname(__FILE__) . '/../..';
 my $build = $ENV{OUTBOX_BUILD} || "$tree/build";
@@ -28,7 +27,11 @@ my $json = JSON::PP->new->utf8->canonical;
 my @started;
 
 # What the tests of RabbitMQ need is on the machine.
-sub available { return -x "$build/rabbit_consume" && glob('/usr/lib/rabbitmq/lib/*/sbin/rabbitmq-server') }
+sub available
+{
+	my @servers = glob '/usr/lib/rabbitmq/lib/*/sbin/rabbitmq-server';
+	return -x "$build/rabbit_consume" && @servers > 0;
+}
 
 sub start
 {
@@ -66,6 +69,14 @@ sub start_node { return $_[0]->control('start-node') }
 sub freeze { return $_[0]->control('freeze') }
 sub thaw { return $_[0]->control('thaw') }
 
+# Does its node run?
+sub running
+{
+	my ($self) = @_;
+	my $pid = eval { $self->_file('node.pid') } or return 0;
+	return (eval { _slurp("/proc/$pid/cmdline") } // '') =~ /\Q$self->{dir}\E/;
+}
+
 # An Erlang expression in the node.
 sub eval_erlang
 {
@@ -81,10 +92,18 @@ sub eval_erlang
 sub set_alarm { return $_[0]->eval_erlang("rabbit_alarm:set_alarm({{resource_limit, $_[1], node()}, []}).") }
 sub clear_alarm { return $_[0]->eval_erlang("rabbit_alarm:clear_alarm({resource_limit, $_[1], node()}).") }
 
+sub _slurp
+{
+	my ($file) = @_;
+	open my $f, '<', $file or die "$file: $!\n";
+	local $/;
+	return scalar <$f>;
+}
+
 sub _file
 {
 	my ($self, $name) = @_;
-	my $text = PostgreSQL::Test::Utils::slurp_file("$self->{dir}/$name");
+	my $text = _slurp("$self->{dir}/$name");
 	chomp $text;
 	return $text;
 }
@@ -107,7 +126,7 @@ sub certificate
 {
 	my ($self, $name) = @_;
 	my $file = $name =~ /\.key$/ ? $name : "$name.pem";
-	return PostgreSQL::Test::Utils::slurp_file("$self->{dir}/tls/$file");
+	return _slurp("$self->{dir}/tls/$file");
 }
 
 # --- administration, over HTTP -------------------------------------------------------
@@ -123,7 +142,7 @@ sub api
 			content => defined $body ? $json->encode($body) : '' });
 
 	die "$method $path: $answer->{status} $answer->{content}\n" unless $answer->{success};
-	return $answer->{content} =~ /^[\[{]/ ? $json->decode($answer->{content}) : undef;
+	return ($answer->{content} // '') =~ /^[\[{]/ ? $json->decode($answer->{content}) : undef;
 }
 
 sub _v { return _escape($_[0]{vhost}) }
@@ -206,6 +225,23 @@ sub publish
 	return $self->api(POST => 'exchanges/' . $self->_v . '/' . _escape($exchange || 'amq.default') . '/publish',
 		{ routing_key => $key, payload => encode_base64($payload, ''), payload_encoding => 'base64',
 			properties => { delivery_mode => 2, %properties } });
+}
+
+# Sends messages to a queue, or to routing keys of an exchange, with all that a header may
+# be: hashes of payload, key, headers ([name, value], ...), message_id, all bytes.
+sub produce
+{
+	my ($self, $key, @messages) = @_;
+	require OutboxKafka;
+	my $lines = join '', map {
+		OutboxKafka::produce_line($key, %$_,
+			headers => [ defined $_->{message_id} ? [ 'message-id', $_->{message_id} ] : (),
+				@{ $_->{headers} || [] } ]) } @messages;
+	my $err = '';
+	local $?;
+	IPC::Run::run([ "$build/rabbit_produce", '127.0.0.1', $self->port, $self->{vhost}, 'guest', 'guest', '' ],
+		'<', \$lines, '2>', \$err) or die "rabbit_produce: $err";
+	return;
 }
 
 # --- reading ----------------------------------------------------------------------------

@@ -29,7 +29,7 @@ sub status { my ($column, $name) = @_; return $pg->sql("SELECT $column FROM inbo
 
 # --- what is refused -------------------------------------------------------------------------
 
-for ([ "start => 'earliest'", qr/no positions/ ], [ "start => now()::text", qr/no positions/ ],
+for ([ "start => now()::text", qr/no positions/ ],
 	[ 'workers => 2', qr/one worker/ ], [ 'shared_group => true', qr/one worker/ ])
 {
 	$pg->sql_fails("SELECT inbox.subscribe('s', 'rabbit', 'orders', 'take(inbox.message)', $_->[0])", $_->[1],

@@ -17,7 +17,7 @@ use OutboxConsumed;
 
 my @capabilities = qw(partitions empty_keys tombstones repeated_headers header_line_breaks
   header_outer_blanks header_bytes resend_after_outage own_duplicates keeps_messages
-  missing_destinations start_latest refuses_others_topics subscriptions);
+  missing_destinations start_latest refuses_others_topics subscriptions places);
 
 sub _must { my ($self, $what) = @_; die ref($self) || $self, " has no $what\n" }
 
@@ -42,7 +42,9 @@ sub name { return $_[0]->_must('name') }
 # keeps_messages         what was consumed can be read again: inbox.seek('earliest')
 # missing_destinations   a message without a destination is noticed
 # start_latest           a subscription can begin behind what is there already
-# refuses_others_topics  a user may be forbidden a single topic: deny()# subscriptions          a subscription can consume from it
+# refuses_others_topics  a user may be forbidden a single topic: deny()
+# places                 a message without an id is known again by its place
+# subscriptions          a subscription can consume from it
 sub lacks
 {
 	my ($self, $capability) = @_;

@@ -107,7 +107,8 @@ sub arrive
 		{ key => 'k', payload => 'no id' });
 	$c->server(topics => '!*');
 	subscribe($c, $topic);
-	$c->wait_ok('SELECT count(*) = 7 FROM effect', 'all have come, from the earliest on');
+	my $n = $broker->lacks('places') ? 6 : 7;
+	$c->wait_ok("SELECT count(*) = $n FROM effect", 'all have come, from the earliest on');
 	my $wanted = q{'one', headers->'one', 'unicode', headers->'unicode', 'empty', headers->'empty', 'json', headers->'json'};
 	is($c->sql("SELECT jsonb_build_object($wanted) = '"
 			  . encode_utf8('{"one": "1", "unicode": "é 東京", "empty": "", "json": "{\"a\": [1]}"}') . "' FROM effect WHERE message_id = 'm1'"),
@@ -135,6 +136,8 @@ sub no_id_ok
 {
 	my ($c, $topic) = @_;
 	local $Test::Builder::Level = $Test::Builder::Level + 1;
+	return is($c->sql(q{SELECT convert_from(payload, 'UTF8') FROM inbox.dead_letter}), 'no id', 'one without an id is a dead letter')
+	  if $c->broker->lacks('places');
 	return is($c->sql(q{SELECT message_id <> '' FROM effect WHERE payload = 'no id'}), 't',
 		'one without an id: ' . $c->sql(q{SELECT message_id FROM effect WHERE payload = 'no id'}));
 }
@@ -251,8 +254,9 @@ sub place
 		{
 			$c->wait_ok("SELECT pid <> $pid FROM inbox.subscription_status", $fault);
 		}
-		$c->sql('ALTER SYSTEM RESET outbox.fault');
-		$c->sql('SELECT pg_reload_conf()');
+		# the next worker may crash too, before it is told
+		$c->pg->wait_until(sub {
+			eval { $c->sql('ALTER SYSTEM RESET outbox.fault'); $c->sql('SELECT pg_reload_conf()'); 1 } });
 		once_ok($c, $fault);
 	}
 	send_numbers($c, $topic, 2000);

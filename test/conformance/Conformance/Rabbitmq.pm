@@ -21,12 +21,9 @@ sub reasons
 		resend_after_outage => 'when a connection breaks, nobody knows what of the unconfirmed the broker took',
 		keeps_messages => 'what was acknowledged is gone from its queue',
 		start_latest => 'a queue is consumed from its first message on',
-		subscriptions => 'messages are published to RabbitMQ, and not consumed from it yet');
+		places => 'a queue has no positions: what comes again is known by its id only');
 }
 
-# What a channel is closed for takes the unconfirmed of that channel with it; large ones have
-# a channel of their own.
-sub limit { return 1_100_000 }
 sub refused_error { return 'PRECONDITION_FAILED' }
 sub missing_message { return qr/NO_ROUTE/ }
 sub missing_error { return 'NO_ROUTE' }
@@ -122,6 +119,7 @@ sub delete
 	return $self->{rabbit}->delete_queue($topic);
 }
 
+sub produce { my ($self, @arguments) = @_; return $self->{rabbit}->produce(@arguments) }
 sub consume_raw { my ($self, @arguments) = @_; return $self->{rabbit}->consume_raw(@arguments) }
 
 1;

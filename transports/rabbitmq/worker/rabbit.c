@@ -155,6 +155,7 @@ rabbit_open(const OutboxTransportConfig *config, OutboxError *error)
 	rabbit_connection_init(&client->connection, &client->config);
 	client->max_bytes = config->max_bytes;
 	client->alone_limit = RABBIT_NALONE;
+	client->taken = RABBIT_SAFE_SIZE;
 	client->fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
 	client->io_fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
 	if (!rabbit_config_parse(&client->config, config->client_id, config->noptions,

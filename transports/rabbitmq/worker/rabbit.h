@@ -110,6 +110,8 @@ typedef struct RabbitTopic
 	atomic_int	state;			/* io sets it, main only when nothing is
 								 * pending */
 	OutboxError error;			/* when FAILED; guarded by the client's lock */
+	uint64_t	given_back_known;	/* records refused or given back; main only */
+	uint64_t	given_back;		/* the same, io only: main may not know of all */
 	struct RabbitRecord *trial; /* the one that goes ahead; io only */
 	RabbitList	waiting;		/* for that one; io only */
 	char		name[];
@@ -131,6 +133,7 @@ typedef struct RabbitRecord
 	int64_t		timestamp_ms;
 	void	   *tag;
 	size_t		bytes;			/* borrowed memory */
+	uint64_t	given_back_known;	/* of its topic, when it was sent */
 	size_t		properties;		/* upper bound of the size of its header frame */
 
 	/* io only; see rabbit_order.c */
@@ -139,7 +142,7 @@ typedef struct RabbitRecord
 	RabbitList	followers;		/* of the same key */
 	bool		holds_key;
 	bool		alone;			/* goes through a channel of its own */
-	int			refusals;		/* by nack */
+	int			nacks;
 	int64_t		due;			/* ms, of its next try */
 
 	/* the report */
@@ -188,6 +191,8 @@ typedef struct RabbitChannel
 	char		returned_text[RABBIT_MAX_SHORT + 1];
 	int			returned_code;
 } RabbitChannel;
+
+#define RABBIT_SAFE_SIZE	16384	/* of a payload; no broker takes less */
 
 #define RABBIT_CONTROL	1		/* numbers of channels */
 #define RABBIT_MAIN		2
@@ -251,6 +256,7 @@ struct OutboxClient
 	size_t		wire_n;			/* published, not settled */
 	size_t		wire_bytes;
 	int			alone_limit;	/* channels in use for them */
+	size_t		taken;			/* the largest payload that the broker took */
 	RabbitList	done;			/* to be reported */
 };
 

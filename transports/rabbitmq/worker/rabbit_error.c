@@ -36,7 +36,8 @@ rabbit_error_status(OutboxError *error, int status)
 
 	snprintf(text, sizeof(text), "connection to the broker: %s",
 			 amqp_error_string2(status));
-	return rabbit_error_set(error, OUTBOX_RETRY, "TRANSPORT", text, NULL);
+	return rabbit_error_set(error, OUTBOX_RETRY, "TRANSPORT", text,
+							"It is tried again. Does the broker run, and can it be reached from here?");
 }
 
 /* As the specification calls a reply code; static. */

@@ -65,6 +65,7 @@ connection_lost(OutboxClient *client, const OutboxError *error)
 	bool		hunt = client->accused;
 
 	client->accused = false;
+	client->taken = RABBIT_SAFE_SIZE;
 	client->blocked = client->blamed = false;
 	if (hunt && client->wire_n == 1)
 	{

@@ -8,6 +8,10 @@
  * the socket is asked whether it has room, since the library would wait for
  * some, and read nothing meanwhile.
  *
+ * The broker has a limit for payloads that it does not tell, and closes the
+ * channel of one that is larger.  So one that is larger than all that it took
+ * goes on a channel of its own.
+ *
  * Copyright (c) 2026, pg_outbox contributors
  *
  *-------------------------------------------------------------------------
@@ -63,9 +67,15 @@ main_takes(const OutboxClient *client)
 bool
 rabbit_could_publish(const OutboxClient *client)
 {
-	return takes(client) &&
-		(main_takes(client) ||
-		 (client->alone.first != NULL && idle_channel((OutboxClient *) client) != NULL));
+	bool		idle = idle_channel((OutboxClient *) client) != NULL;
+
+	if (!takes(client))
+		return false;
+	if (client->alone.first != NULL && idle)
+		return true;
+	return main_takes(client) &&
+		(client->ready.first->payload_len <= client->taken ||
+		 (client->alone.first == NULL && idle));
 }
 
 static void
@@ -147,11 +157,19 @@ rabbit_publish(OutboxClient *client)
 		client->alone_limit = RABBIT_NALONE;
 	while (n++ < AT_ONCE)
 	{
-		bool		alone = client->alone.first != NULL &&
-			(channel = idle_channel(client)) != NULL;
+		bool		waits = client->alone.first != NULL;
+		bool		alone = waits && (channel = idle_channel(client)) != NULL;
 
 		if (!alone && !main_takes(client))
 			return true;
+		if (!alone && client->ready.first->payload_len > client->taken)
+		{
+			if (waits || (channel = idle_channel(client)) == NULL)
+				return true;
+			record = rabbit_list_take(&client->ready);
+			record->alone = alone = true;
+			rabbit_list_append(&client->alone, record);
+		}
 		if (written >= ASK_EVERY)
 		{
 			if (!has_room(client))

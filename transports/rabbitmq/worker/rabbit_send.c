@@ -31,7 +31,6 @@
 #include <string.h>
 
 #define USUAL_ENTRIES	8		/* records of these are kept for the next */
-#define BIG_PAYLOAD		(1024 * 1024)	/* more likely to be refused */
 #define ENTRY_OVERHEAD	6		/* on the wire: two lengths and a kind */
 #define FRAME_OVERHEAD	64		/* ... a frame's, and of properties */
 
@@ -163,7 +162,6 @@ fill(RabbitRecord *record, const OutboxRecord *from)
 	record->tag = from->tag;
 	record->content_type = from->content_type;
 	record->content_type_len = from->content_type ? strlen(from->content_type) : 0;
-	record->alone = record->payload_len >= BIG_PAYLOAD;
 	for (int i = 0; i < from->nheaders; i++)
 		add_header(record, &from->headers[i]);
 	if (from->key != NULL)
@@ -238,6 +236,7 @@ rabbit_send(OutboxClient *client, const OutboxRecord *record, OutboxError *error
 	if (mine == NULL)
 		return rabbit_error_set(error, OUTBOX_RETRY, "MEMORY", "out of memory", NULL);
 	mine->topic = topic;
+	mine->given_back_known = topic->given_back_known;
 	fill(mine, record);
 	if (client->accepted > 0 && client->bytes + mine->bytes > client->max_bytes)
 	{
@@ -281,6 +280,8 @@ rabbit_poll(OutboxClient *client, OutboxReport *reports, int max)
 		report->name = record->answer ? record->answer : "";
 		report->text = record->answer ? record->answer + strlen(record->answer) + 1 : NULL;
 		record->topic->pending--;
+		if (record->failure == OUTBOX_DEAD || record->failure == OUTBOX_PURGED)
+			record->topic->given_back_known++;
 		client->accepted--;
 		client->bytes -= record->bytes;
 	}

@@ -18,8 +18,13 @@
  * of it was taken.  All of it is published again, in its order.  What one
  * record did must not be done to others again, so after a refusal they go
  * alone: then the record that closes a channel is known.  The first record of
- * a topic goes alone too, and so do big ones: what is most likely to be
- * refused does no harm to others.
+ * a topic goes alone too, and so does one that is larger than all before it: what
+ * is most likely to be refused does no harm to others.
+ *
+ * After a refusal for good nothing of its key goes before main knows of it, which
+ * has to keep a dead letter first, or have the topic wait.  So what follows is given
+ * back; and what main hands over of that topic without knowing of all that came
+ * back (RabbitRecord.given_back_known) comes back too, as it may be behind that.
  *
  * Copyright (c) 2026, pg_outbox contributors
  *
@@ -41,6 +46,8 @@ rabbit_report(OutboxClient *client, RabbitRecord *record, OutboxFailure failure,
 			  const OutboxError *error)
 {
 	record->failure = failure;
+	if (failure == OUTBOX_DEAD || failure == OUTBOX_PURGED)
+		record->topic->given_back++;
 	if (error != NULL)
 	{
 		size_t		name_size = strlen(error->name) + 1;
@@ -95,6 +102,11 @@ take_in(OutboxClient *client, RabbitRecord *record)
 {
 	RabbitTopic *topic = record->topic;
 
+	if (record->given_back_known != topic->given_back)
+	{
+		rabbit_report(client, record, OUTBOX_PURGED, NULL);
+		return;
+	}
 	switch ((RabbitTopicState) atomic_load(&topic->state))
 	{
 		case RABBIT_TOPIC_FAILED:
@@ -237,20 +249,29 @@ delivered(OutboxClient *client, RabbitRecord *record)
 {
 	RabbitTopic *topic = record->topic;
 
+	if (record->payload_len > client->taken)
+		client->taken = record->payload_len;
 	rabbit_report(client, record, OUTBOX_OK, NULL);
 	let_follow(client, record);
 	if (topic->trial == record)
 		topic_proved(client, topic);
 }
 
-/* A record is refused for good. */
+/* A record is refused for good; see the banner. */
 void
 rabbit_dead(OutboxClient *client, RabbitRecord *record, const OutboxError *error)
 {
 	RabbitTopic *topic = record->topic;
+	RabbitRecord *heir = rabbit_key_leave(&client->keys, record);
 
 	rabbit_report(client, record, OUTBOX_DEAD, error);
-	let_follow(client, record);
+	while (heir != NULL)
+	{
+		RabbitRecord *follower = heir;
+
+		heir = rabbit_key_leave(&client->keys, follower);
+		rabbit_report(client, follower, OUTBOX_PURGED, NULL);
+	}
 	if (topic->trial == record)
 		take_waiting(client, topic);
 }
@@ -260,7 +281,7 @@ static void
 refused(OutboxClient *client, RabbitRecord *record)
 {
 	OutboxError error;
-	int			shift = record->refusals < 6 ? record->refusals : 6;
+	int			shift = record->nacks < 6 ? record->nacks : 6;
 	int64_t		wait = (int64_t) MIN_REFUSED_MS << shift;
 	char		text[RABBIT_MAX_SHORT + 100];
 
@@ -269,7 +290,7 @@ refused(OutboxClient *client, RabbitRecord *record)
 		give_back(client, record);
 		return;
 	}
-	record->refusals++;
+	record->nacks++;
 	record->due = rabbit_now_ms() + (wait < MAX_REFUSED_MS ? wait : MAX_REFUSED_MS);
 	rabbit_list_append(&client->again, record);
 	snprintf(text, sizeof(text), "a message with routing key \"%s\" was refused (nack)",
