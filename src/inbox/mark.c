@@ -258,18 +258,24 @@ fill_mark(InboxMarks *marks, Datum consumer, Datum message_id)
 	ExecStoreVirtualTuple(slot);
 }
 
+TimestampTz
+inbox_mark_expiry(TimestampTz at, int64 ttl_us)
+{
+	TimestampTz expires_at;
+
+	return pg_add_s64_overflow(at, ttl_us, &expires_at) ? DT_NOEND : expires_at;
+}
+
 /* What time is it, and when does the slot's mark expire? */
 static void
 look_at_clock(InboxMarks *marks)
 {
 	TimestampTz now = GetCurrentTimestamp();
-	TimestampTz expires_at;
 
 	if (now - marks->now >= CLOCK_STEP_US)
 		marks->now = now;
-	if (pg_add_s64_overflow(marks->now, marks->ttl_us, &expires_at))
-		expires_at = DT_NOEND;
-	marks->mark->tts_values[SEEN_EXPIRES_AT] = TimestampTzGetDatum(expires_at);
+	marks->mark->tts_values[SEEN_EXPIRES_AT] =
+		TimestampTzGetDatum(inbox_mark_expiry(marks->now, marks->ttl_us));
 }
 
 /* The mark that was found still counts. */

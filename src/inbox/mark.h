@@ -41,6 +41,9 @@ extern void inbox_marks_set_ordered(InboxMarks *marks, Datum consumer, const Dat
 /* mark_many.c: any number in any order; of those with the same id the first is set. */
 extern void inbox_marks_set(InboxMarks *marks, Datum consumer, const Datum *ids, int n, bool *set);
 
+/* When does a mark expire that is set at a time? */
+extern TimestampTz inbox_mark_expiry(TimestampTz at, int64 ttl_us);
+
 /* Remove a mark; false: there is none that counts. */
 extern bool inbox_mark_forget(InboxMarks *marks, Datum consumer, Datum message_id);
 

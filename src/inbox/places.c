@@ -35,6 +35,7 @@
 #include "catalog/pg_type.h"
 #include "executor/spi.h"
 #include "fault.h"
+#include "inbox/mark.h"
 #include "inbox/worker.h"
 #include "mb/pg_wchar.h"
 #include "utils/array.h"
@@ -43,7 +44,7 @@
 #include "utils/snapmgr.h"
 
 #define PLACE_TIMEOUT_MS	2000
-#define MARKS_MARGIN		"interval '10 minutes'" /* until what comes again is handled */
+#define MARKS_MARGIN_US		(10 * USECS_PER_MINUTE)	/* until what comes again is handled */
 
 /*
  * Where places are numbers of ours, only marks tell what has been handled of that
@@ -53,17 +54,20 @@
 static void
 refresh_marks(InboxWorker *worker)
 {
-	Oid			types[] = {TEXTOID, INT8OID};
+	TimestampTz now = GetCurrentTimestamp();
+	Oid			types[] = {TEXTOID, TIMESTAMPTZOID, TIMESTAMPTZOID};
+
+	/* times as values, since a search in an index can't end at a volatile function */
 	Datum		values[] = {CStringGetTextDatum(worker->subscription->name),
-	Int64GetDatum(worker->subscription->dedup_ttl_us)};
+		TimestampTzGetDatum(inbox_mark_expiry(now, worker->subscription->dedup_ttl_us)),
+	TimestampTzGetDatum(now + MARKS_MARGIN_US)};
 
 	if (!worker->source->own_numbers)
 		return;
 	PushActiveSnapshot(GetTransactionSnapshot());
 	SPI_connect();
-	if (SPI_execute_with_args("UPDATE inbox.seen SET expires_at = clock_timestamp() + $2 * interval '1 microsecond'"
-							  " WHERE consumer = $1 AND expires_at < clock_timestamp() + " MARKS_MARGIN,
-							  2, types, values, NULL, false, 0) != SPI_OK_UPDATE)
+	if (SPI_execute_with_args("UPDATE inbox.seen SET expires_at = $2 WHERE consumer = $1 AND expires_at < $3",
+							  3, types, values, NULL, false, 0) != SPI_OK_UPDATE)
 		elog(ERROR, "could not write inbox.seen");
 	SPI_finish();
 	PopActiveSnapshot();
