@@ -7,6 +7,9 @@ use lib "$FindBin::Bin/../faults";
 use OutboxTest;
 use Faults::Campaign;
 
+# these are the other campaign's, which runs beside this one, and fills them
+delete $ENV{OUTBOX_BROKER_DISKS};
+
 my $fresh = 1_000_000 + time % 1_000_000;
 note("the fresh seed is $fresh");
 Faults::Campaign->run(seeds => [ $fresh, 12 ], seconds => 30,
