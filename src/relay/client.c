@@ -48,7 +48,7 @@
 #define LATENCY_WEIGHT		64		/* of the past in its running mean */
 #define MANY_SUSPECTS		200
 #define SMALL_BATCH			50
-#define CAREFUL_LOOK		4096	/* entries looked at behind one in flight */
+#define LOOK_BEYOND			4096	/* entries looked at behind one that waits */
 #define PREFETCH			8		/* reports ahead */
 #define SET_BACK_US			(1000 * 1000)	/* of a clock that is not just adjusted */
 
@@ -320,9 +320,19 @@ send_entry(Relay *relay, OutboxEntry *entry)
 		case OUTBOX_TOPIC:
 			relay_topic_trouble(relay, topic, OUTBOX_TOPIC_MISSING, &error);
 			return false;
+		case OUTBOX_LATER:
+			topic->later = relay->passes;
+			return true;
 		default:
 			return false;		/* full, or the client has failed */
 	}
+}
+
+/* Does a topic's next entry wait for one that is on its way? */
+static bool
+has_to_wait(const Relay *relay, const OutboxTopic *topic)
+{
+	return (relay->careful && topic->in_flight > 0) || topic->later == relay->passes;
 }
 
 /*
@@ -356,23 +366,24 @@ send_stream(Relay *relay, OutboxStream *stream)
 		if (entry->state == OUTBOX_ENTRY_REFUSED ||
 			entry->topic->state != OUTBOX_TOPIC_FINE)
 			return;
-		if (relay->careful && entry->topic->in_flight > 0)
-		{
-			/* others may go meanwhile, within reason */
-			end = Min(end, window->unsent + CAREFUL_LOOK);
-			passing = false;
-			continue;
-		}
-		if (!is_replicated(entry, &batch))
-		{
-			stream->waits_for_standby = true;
-			return;
-		}
 		topic = entry->topic;
-		owner = topic->stream;
-		/* when its topic left, the entry did too, and may be gone */
-		if (!send_entry(relay, entry) && topic->stream == owner)
-			return;
+		if (!has_to_wait(relay, topic))
+		{
+			if (!is_replicated(entry, &batch))
+			{
+				stream->waits_for_standby = true;
+				return;
+			}
+			owner = topic->stream;
+			/* when its topic left, the entry did too, and may be gone */
+			if (!send_entry(relay, entry) && topic->stream == owner)
+				return;
+			if (topic->later != relay->passes)
+				continue;
+		}
+		/* others may go meanwhile, within reason */
+		end = Min(end, window->unsent + LOOK_BEYOND);
+		passing = false;
 	}
 	if (passing)
 		window->unsent = Max(end, window->first);
@@ -388,6 +399,7 @@ relay_send(Relay *relay)
 	if (relay->chunk.state != OUTBOX_CHUNK_NONE && relay->chunk.state != OUTBOX_CHUNK_READY &&
 		relay->chunk.state != OUTBOX_CHUNK_OPEN)
 		return relay->main.waits_for_standby;
+	relay->passes++;
 	send_stream(relay, &relay->main);
 	waits = relay->main.waits_for_standby;
 	/* a topic that leaves main meanwhile is added at the end */

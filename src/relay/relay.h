@@ -114,6 +114,7 @@ typedef struct Relay
 	const OutboxTransport *transport;
 	OutboxClient *client;
 	bool		careful;
+	uint64		passes;			/* over all that is queued */
 	bool		small_batches;
 	uint64		narrowing;		/* messages still to go in small batches */
 	int			back_off_ms;

@@ -29,6 +29,7 @@ typedef struct OutboxTopic
 	Size		bytes;			/* of those */
 	int			in_flight;		/* of those */
 	int			suspects;		/* of those, refused together with others */
+	uint64		later;			/* pass in which the client took no more of it */
 	struct OutboxStream *stream;	/* its own when it lags, else NULL */
 	instr_time	moved;			/* last answer, or since when it waits */
 

@@ -17,8 +17,9 @@
  * all signals blocked and touch nothing of the server; they hand over through
  * the library's queue and the eventfd.
  *
- * send() borrows the record's memory (topic, key, payload, headers) until the
- * record's report was returned by poll(), or until close() returned.  Every
+ * send() borrows the record's memory (topic, key, payload, names and values of
+ * headers; not the record itself, nor its array of headers) until the record's
+ * report was returned by poll(), or until close() returned.  Every
  * record that send() accepted is reported exactly once, unless close() comes
  * first.
  *
@@ -37,6 +38,9 @@ typedef enum OutboxFailure
 	OUTBOX_OK = 0,
 	OUTBOX_RETRY,				/* passing: the client keeps trying, or it is
 								 * full (send): try again later */
+	OUTBOX_LATER,				/* send(): not before another record of the
+								 * topic has been answered; other topics may
+								 * go */
 	OUTBOX_TOPIC,				/* this topic is missing or forbidden */
 	OUTBOX_DEAD,				/* this record was refused for good, alone */
 	OUTBOX_SUSPECT,				/* refused together with others: to be sent

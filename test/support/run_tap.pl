@@ -64,6 +64,7 @@ sub said_of_failures
 	{
 		$line =~ s/^\[[0-9:.]+\](?:\([^)]*\))? //;
 		$more = 12 if $line =~ /^#\s+Failed test/;
+		$more = 0 if $line =~ /^###|^# Running:/;
 		push @said, '  ' . substr($line, 0, 300) if $more && $line =~ /^#/ && $more-- > 0;
 	}
 	chomp @said;

@@ -66,6 +66,25 @@ is($verdict{consumed}, $verdict{published} - $bad, 'none of the bad ones is ther
 is($pg->sql('SELECT dead FROM outbox.relay_status'), $bad, 'relay_status counts them');
 is($pg->sql('SELECT state FROM outbox.relay_status'), 'running', 'state');
 
+# In the first batch that a client sends to a partition, with others behind it on the wire:
+# a broker that knows nothing of the producer yet would take those.
+my $first = "$run-first";
+$kafka->create_topic($first, 1, 'max.message.bytes=20000');
+for my $round (1 .. 5)
+{
+	$pg->create_server('first', $kafka, topics => $first, paused => 'true', 'batch.num.messages' => 2);
+	$pg->sql("BEGIN; SELECT judge.publish_in_order('$first', 'k1'); SELECT judge.publish('$first', $big, 'k0');"
+		  . " SELECT judge.publish_in_order('$first', 'k' || n % 7) FROM generate_series(1, 400) n; COMMIT");
+	$pg->sql("ALTER SERVER first OPTIONS (DROP paused)");
+	ok($pg->flush, 'delivered');
+	is(letters("server = 'first'"), 1, 'one dead letter');
+	$pg->judge_ok($kafka, [$first], 'a batch that is refused as the first one is not overtaken', dead => dead_ids());
+	$pg->sql("SELECT outbox.discard('first'); DROP SERVER first");
+	$kafka->delete_topic($first);
+	$first = "$run-first$round";
+	$kafka->create_topic($first, 1, 'max.message.bytes=20000');
+}
+
 # Redriven by ids, by topic, all; discarded.
 my ($id, $message_id) = split /\|/,
   $pg->sql(qq{SELECT id, message_id FROM outbox.dead_letter WHERE topic = '$topic' ORDER BY id LIMIT 1});

@@ -224,22 +224,38 @@ wait_total(OutboxClient *client, Tally *tally, int total, double seconds)
 	}
 }
 
-OutboxFailure
-send_one(OutboxClient *client, const char *topic, int partition,
-		 const char *payload, size_t size, intptr_t tag, OutboxError *error)
+static OutboxFailure
+send_record(OutboxClient *client, const char *topic, int partition, const char *key,
+			const char *payload, size_t size, intptr_t tag, OutboxError *error)
 {
 	static const OutboxHeader header = {"message-id",
 	"0190c0de-0000-8000-8000-000000000001", 36};
-	char		key[16] = "key";	/* copied by send() */
 	OutboxRecord record = {
-		.topic = topic, .partition = partition, .key = key, .key_len = 3,
+		.topic = topic, .partition = partition, .key = key, .key_len = key ? strlen(key) : 0,
 		.payload = payload, .payload_len = size, .nheaders = 1,
 		.headers = &header, .timestamp_ms = started_ms, .tag = (void *) tag,
 	};
 
-	if (bench_partitions > 1)
-		record.key_len = snprintf(key, sizeof(key), "%d", (int) (tag % 1000));
 	return T.send(client, &record, error);
+}
+
+/* Without a key nothing waits for the first record of a partition. */
+OutboxFailure
+send_one(OutboxClient *client, const char *topic, int partition,
+		 const char *payload, size_t size, intptr_t tag, OutboxError *error)
+{
+	return send_record(client, topic, partition, NULL, payload, size, tag, error);
+}
+
+OutboxFailure
+send_keyed(OutboxClient *client, const char *topic, int partition,
+		   const char *payload, size_t size, intptr_t tag, OutboxError *error)
+{
+	char		key[16] = "key";	/* copied by send() */
+
+	if (bench_partitions > 1)
+		snprintf(key, sizeof(key), "%d", (int) (tag % 1000));
+	return send_record(client, topic, partition, key, payload, size, tag, error);
 }
 
 /* probe_topic() until it knows */
@@ -304,7 +320,7 @@ bench(int n)
 	while (sent < n)
 	{
 		while (sent < n && sent - tally.total < BENCH_WINDOW &&
-			   send_one(client, topic, -1, bench_payload, 200, sent, &error) ==
+			   send_keyed(client, topic, -1, bench_payload, 200, sent, &error) ==
 			   OUTBOX_OK)
 			if (++sent % 500 == 0)
 				break;
@@ -407,7 +423,7 @@ latency(int n, double rate)
 		if (due > now())
 			usleep((useconds_t) ((due - now()) * 1e6));
 		begin = now();
-		send_one(client, topic, -1, bench_payload, 200, i, &error);
+		send_keyed(client, topic, -1, bench_payload, 200, i, &error);
 		wait_total(client, &tally, i + 2, 10);
 		took[i] = (now() - begin) * 1000;
 	}

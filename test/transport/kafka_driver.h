@@ -52,6 +52,9 @@ extern bool wait_total(OutboxClient *client, Tally *tally, int total,
 extern OutboxFailure send_one(OutboxClient *client, const char *topic,
 							  int partition, const char *payload, size_t size,
 							  intptr_t tag, OutboxError *error);
+extern OutboxFailure send_keyed(OutboxClient *client, const char *topic,
+								int partition, const char *payload, size_t size,
+								intptr_t tag, OutboxError *error);
 extern OutboxFailure probe(OutboxClient *client, const char *topic,
 						   OutboxError *error);
 extern OutboxClient *open_transactional(char *bookmark_topic);

@@ -47,9 +47,11 @@ check_basics(void)
 	topic_name(topic, "basics");
 	topic_admin(topic, 1, NULL);
 	client = client_open(false);
-	send_one(client, topic, -1, "x", 1, 0, &error);
-	send_one(client, topic, -1, "", 0, 1, &error);
-	send_one(client, topic, 0, NULL, 0, 2, &error);
+	send_keyed(client, topic, -1, "x", 1, 0, &error);
+	wait_total(client, &tally, 1, 10);
+	send_keyed(client, topic, -1, "", 0, 1, &error);
+	wait_total(client, &tally, 2, 10);
+	send_keyed(client, topic, 0, NULL, 0, 2, &error);
 	ok(wait_total(client, &tally, 3, 10) && tally.by[OUTBOX_OK] == 3,
 	   "three records delivered");
 	consume(topic, 1, seen_values, seen);

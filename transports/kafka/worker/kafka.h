@@ -37,6 +37,17 @@
 #include "transport/source.h"
 #include "transport/transport.h"
 
+/* A partition, as far as its first record is concerned; see kafka_first.c. */
+typedef struct KafkaFirst
+{
+	void	   *pioneer;		/* tag of the one that is on its way alone */
+	int64_t		stored;			/* monotonic ms, when one was, about; 0: none */
+} KafkaFirst;
+
+typedef int32_t (*KafkaPartitioner) (const rd_kafka_topic_t *rkt, const void *key,
+									 size_t keylen, int32_t partition_cnt,
+									 void *rkt_opaque, void *msg_opaque);
+
 /* A topic that this client has used; lives as long as the client. */
 typedef struct KafkaTopic
 {
@@ -44,11 +55,18 @@ typedef struct KafkaTopic
 	rd_kafka_topic_t *rkt;
 	bool		invalid;		/* the broker takes no such name */
 
+	/* kafka_first.c */
+	int			nfirsts;		/* 0: the count is not known yet */
+	KafkaFirst *firsts;
+	KafkaFirst	any;			/* of the topic as a whole, then */
+	int			npioneers;
+
 	/* The last look-up; guarded by OutboxClient.probe_lock. */
 	struct KafkaTopic *probe_next;	/* in the prober's queue */
 	int			probe_state;	/* KafkaProbeState */
+	bool		count_only;		/* nobody waits for the outcome */
 	rd_kafka_resp_err_t probe_err;
-	int			partitions;		/* as of looked_up */
+	atomic_int	partitions;		/* as of looked_up; read without the lock too */
 	int64_t		looked_up;		/* monotonic ms, 0: never */
 	int64_t		probe_started;
 	char		name[];
@@ -71,6 +89,8 @@ struct OutboxClient
 	bool		careful;
 	bool		narrow;			/* with small batches */
 	bool		lingers;		/* linger.ms is not 0 */
+	KafkaPartitioner partitioner;	/* of keys; NULL: random */
+	bool		empty_key_is_none;
 	bool		draining;		/* purge() was called */
 	bool		purging;		/* ... in flight included */
 	int64_t		purged_ms;		/* last time */
@@ -150,6 +170,14 @@ extern OutboxFailure kafka_send(OutboxClient *client,
 								const OutboxRecord *record,
 								OutboxError *error);
 
+/* kafka_first.c */
+extern void kafka_first_configure(OutboxClient *client, const char *partitioner);
+extern bool kafka_first_allows(OutboxClient *client, KafkaTopic *topic,
+							   const OutboxRecord *record, KafkaFirst **first);
+extern void kafka_first_sent(KafkaTopic *topic, KafkaFirst *first, void *tag);
+extern void kafka_first_reported(OutboxClient *client,
+								 const rd_kafka_message_t *message);
+
 /* kafka_report.c */
 extern int	kafka_poll(OutboxClient *client, OutboxReport *reports, int max);
 extern void kafka_look_ahead(OutboxClient *client);
@@ -174,6 +202,7 @@ extern bool kafka_reports_reserve(OutboxClient *client);
 extern OutboxFailure kafka_probe_topic(OutboxClient *client, const char *topic,
 									   OutboxError *error);
 extern void kafka_probe_stop(OutboxClient *client);
+extern void kafka_count_partitions(OutboxClient *client, KafkaTopic *topic);
 extern bool kafka_partition_missing(OutboxClient *client, KafkaTopic *topic,
 									int32_t partition);
 extern void kafka_verdict_add(const char *topic, rd_kafka_resp_err_t err);

@@ -320,6 +320,8 @@ set_owned(OutboxClient *client, rd_kafka_conf_t *conf,
 		  const OutboxTransportConfig *config, OutboxError *error)
 {
 	int64_t		kbytes;
+	char		partitioner[64] = "";
+	size_t		size = sizeof(partitioner);
 
 	for (const OutboxOption *option = owned; option->name; option++)
 	{
@@ -353,6 +355,8 @@ set_owned(OutboxClient *client, rd_kafka_conf_t *conf,
 		!set_number(conf, "batch.num.messages", config->max_batch, error))
 		return false;
 	client->lingers = get_number(conf, "linger.ms") > 0;
+	(void) rd_kafka_conf_get(conf, "partitioner", partitioner, &size);
+	kafka_first_configure(client, partitioner);
 	return set_property(conf, "enable.gapless.guarantee", "true", error);
 }
 

@@ -284,6 +284,8 @@ kafka_delivered(rd_kafka_t *rk, const rd_kafka_message_t *message, void *opaque)
 			client->bookmark_err = message->err;
 		return;
 	}
+	if (!client->transactional)
+		kafka_first_reported(client, message);
 	report = &client->reports[client->reports_end++];
 	report->tag = message->_private;
 	if (message->err == RD_KAFKA_RESP_ERR_NO_ERROR)

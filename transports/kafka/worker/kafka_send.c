@@ -52,6 +52,7 @@ kafka_topic_get(OutboxClient *client, const char *name, OutboxError *error)
 	KafkaTopic *topic = kafka_topic_find(client, name);
 	size_t		size = strlen(name) + 1;
 	uint32_t	bucket;
+	rd_kafka_topic_conf_t *conf;
 
 	if (topic != NULL)
 		return topic;
@@ -63,7 +64,9 @@ kafka_topic_get(OutboxClient *client, const char *name, OutboxError *error)
 		return NULL;
 	}
 	memcpy(topic->name, name, size);
-	topic->rkt = rd_kafka_topic_new(client->rk, name, NULL);
+	conf = rd_kafka_default_topic_conf_dup(client->rk);
+	rd_kafka_topic_conf_set_opaque(conf, topic);
+	topic->rkt = rd_kafka_topic_new(client->rk, name, conf);
 	if (topic->rkt == NULL)
 	{
 		kafka_error_set(error, OUTBOX_DEAD, rd_kafka_last_error(), NULL);
@@ -89,6 +92,7 @@ kafka_topics_destroy(OutboxClient *client)
 			KafkaTopic *next = topic->next;
 
 			rd_kafka_topic_destroy(topic->rkt);
+			free(topic->firsts);
 			free(topic);
 			topic = next;
 		}
@@ -198,6 +202,7 @@ kafka_send(OutboxClient *client, const OutboxRecord *record,
 	rd_kafka_headers_t *headers;
 	rd_kafka_error_t *refusal;
 	KafkaTopic *topic = NULL;
+	KafkaFirst *first;
 	OutboxFailure failure;
 
 	failure = topic_to_write(client, record->topic, &topic, error);
@@ -213,6 +218,9 @@ kafka_send(OutboxClient *client, const OutboxRecord *record,
 		return kafka_error_set(error, OUTBOX_RETRY,
 							   RD_KAFKA_RESP_ERR__PREV_IN_PROGRESS,
 							   "a failed record waits to be reported");
+	if (!kafka_first_allows(client, topic, record, &first))
+		return kafka_error_set(error, OUTBOX_LATER, RD_KAFKA_RESP_ERR__PREV_IN_PROGRESS,
+							   "the first record of its partition is on its way");
 
 	args[nargs].vtype = RD_KAFKA_VTYPE_RKT;
 	args[nargs++].u.rkt = topic->rkt;
@@ -245,6 +253,7 @@ kafka_send(OutboxClient *client, const OutboxRecord *record,
 	if (refusal == NULL)
 	{
 		client->accepted++;
+		kafka_first_sent(topic, first, record->tag);
 		return OUTBOX_OK;
 	}
 	if (headers != NULL)
