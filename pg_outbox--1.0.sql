@@ -246,6 +246,18 @@ CREATE FOREIGN DATA WRAPPER outbox_kafka
 COMMENT ON FOREIGN DATA WRAPPER outbox_kafka IS
 	'Apache Kafka as a target of the outbox';
 
+CREATE FUNCTION outbox.nats_validator(text[], oid) RETURNS void
+	AS '$libdir/pg_outbox_nats_fdw', 'outbox_nats_validator'
+	LANGUAGE C STRICT;
+COMMENT ON FUNCTION outbox.nats_validator(text[], oid) IS
+	'checks the options of outbox_nats servers and their user mappings';
+REVOKE ALL ON FUNCTION outbox.nats_validator(text[], oid) FROM PUBLIC;
+
+CREATE FOREIGN DATA WRAPPER outbox_nats
+	VALIDATOR outbox.nats_validator OPTIONS (library 'pg_outbox_nats');
+COMMENT ON FOREIGN DATA WRAPPER outbox_nats IS
+	'NATS JetStream as a target of the outbox, and as a source';
+
 CREATE FUNCTION outbox.rabbitmq_validator(text[], oid) RETURNS void
 	AS '$libdir/pg_outbox_rabbitmq_fdw', 'outbox_rabbitmq_validator'
 	LANGUAGE C STRICT;
@@ -660,12 +672,15 @@ COMMENT ON TABLE inbox.subscription IS
 
 -- Where subscriptions stand: the offset of the next message of each partition, and
 -- the transaction in which the worker that has it took it (0: none has had it yet).
+-- incarnation tells the topic from another one of its name that is made later, where the
+-- broker has something that does: it is when a stream of NATS was made.
 CREATE TABLE inbox.position (
 	subscription name NOT NULL REFERENCES inbox.subscription ON DELETE CASCADE,
 	topic text NOT NULL,
 	partition int NOT NULL,
 	next bigint NOT NULL,
 	epoch bigint NOT NULL DEFAULT 0,
+	incarnation text,
 	PRIMARY KEY (subscription, topic, partition)
 ) USING heap WITH (fillfactor = 50);
 COMMENT ON TABLE inbox.position IS

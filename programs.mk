@@ -4,6 +4,8 @@ OUT ?= build
 PROGRAMS = $(addprefix $(OUT)/, mock_broker kafka_admin kafka_produce judge_consume \
 	kafka_driver fault_proxy)
 # for those brokers whose client library is there
+HAVE_NATS := $(shell printf '\#include <nats/nats.h>\n' | $(CC) -E -x c - >/dev/null 2>&1 && echo yes)
+PROGRAMS += $(if $(HAVE_NATS),$(OUT)/nats_consume)
 HAVE_RABBIT := $(shell printf '\#include <amqp.h>\n' | $(CC) -E -x c - >/dev/null 2>&1 && echo yes)
 PROGRAMS += $(if $(HAVE_RABBIT),$(OUT)/rabbit_consume $(OUT)/rabbit_produce)
 CLOCK = $(OUT)/fault_clock.so
@@ -22,6 +24,8 @@ $(OUT)/rabbit_consume: test/judge/rabbit_consume.c test/judge/judge_line.h
 $(OUT)/rabbit_produce: test/support/rabbit_produce.c
 $(OUT)/rabbit_produce: CPPFLAGS += -D_GNU_SOURCE
 $(OUT)/rabbit_consume $(OUT)/rabbit_produce: LIBRARY = -lrabbitmq
+$(OUT)/nats_consume: test/judge/nats_consume.c test/judge/judge_line.h
+$(OUT)/nats_consume: LIBRARY = -lnats
 $(OUT)/fault_proxy: test/faults/proxy.c
 $(OUT)/fault_proxy: CPPFLAGS += -D_GNU_SOURCE
 

@@ -254,8 +254,10 @@ set_id(InboxWorker *worker, const OutboxIncoming *incoming, InboxMessage *messag
 	if (id == NULL || VARSIZE_ANY_EXHDR(id) == 0)
 	{
 		message->anonymous = worker->source->own_numbers && subscription->dedup != INBOX_DEDUP_NONE;
-		id = cstring_to_text(psprintf("%s/%d/%lld", message->partition->topic_local,
-									  incoming->partition, (long long) incoming->offset));
+		id = cstring_to_text(psprintf("%s/%d/%lld%s%s", message->partition->topic_local,
+									  incoming->partition, (long long) incoming->offset,
+									  message->partition->incarnation[0] ? "@" : "",
+									  message->partition->incarnation));
 	}
 	else if (VARSIZE_ANY_EXHDR(id) > INBOX_MAX_MESSAGE_ID)
 		id = DatumGetTextPP(DirectFunctionCall2(binary_encode,

@@ -218,36 +218,43 @@ read_place(InboxWorker *worker, InboxPartition *partition, bool locks)
 {
 	Oid			types[3];
 	Datum		values[3];
+	char	   *incarnation;
 	bool		isnull;
 
 	this_place(worker, partition, types, values);
-	if (SPI_execute_with_args(locks ? "SELECT next, epoch FROM inbox.position" THIS_PLACE " FOR UPDATE" :
-							  "SELECT next, epoch FROM inbox.position" THIS_PLACE,
+	if (SPI_execute_with_args(locks ? "SELECT next, epoch, incarnation FROM inbox.position" THIS_PLACE " FOR UPDATE" :
+							  "SELECT next, epoch, incarnation FROM inbox.position" THIS_PLACE,
 							  3, types, values, NULL, !locks, 0) != SPI_OK_SELECT)
 		elog(ERROR, "could not read inbox.position");
 	partition->next = -1;
 	partition->epoch = 0;
+	partition->incarnation[0] = '\0';
 	if (SPI_processed == 0)
 		return;
 	partition->next = DatumGetInt64(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &isnull));
 	partition->epoch = DatumGetInt64(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 2, &isnull));
+	incarnation = SPI_getvalue(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 3);
+	strlcpy(partition->incarnation, incarnation ? incarnation : "", sizeof(partition->incarnation));
 }
 
 static void
 write_place(InboxWorker *worker, const InboxPartition *partition)
 {
-	Oid			types[5];
-	Datum		values[5];
+	Oid			types[6];
+	Datum		values[6];
 
 	this_place(worker, partition, types, values);
 	types[3] = types[4] = INT8OID;
+	types[5] = TEXTOID;
 	values[3] = Int64GetDatum(partition->next);
 	values[4] = Int64GetDatum(partition->epoch);
-	if (SPI_execute_with_args("INSERT INTO inbox.position (subscription, topic, partition, next, epoch)"
-							  " VALUES ($1::name, $2, $3, $4, $5)"
+	values[5] = CStringGetTextDatum(partition->incarnation);
+	if (SPI_execute_with_args("INSERT INTO inbox.position (subscription, topic, partition, next, epoch, incarnation)"
+							  " VALUES ($1::name, $2, $3, $4, $5, nullif($6, ''))"
 							  " ON CONFLICT (subscription, topic, partition)"
-							  " DO UPDATE SET next = excluded.next, epoch = excluded.epoch",
-							  5, types, values, NULL, false, 0) != SPI_OK_INSERT)
+							  " DO UPDATE SET next = excluded.next, epoch = excluded.epoch,"
+							  " incarnation = excluded.incarnation",
+							  6, types, values, NULL, false, 0) != SPI_OK_INSERT)
 		elog(ERROR, "could not write inbox.position");
 }
 
@@ -310,7 +317,7 @@ place_of(const InboxPartition *partition)
 static bool
 begin_for_the_group(InboxWorker *worker, InboxPartition *partition)
 {
-	OutboxPlace place = {partition->topic, partition->partition, place_of(partition)};
+	OutboxPlace place = {partition->topic, partition->partition, place_of(partition), NULL};
 	OutboxError error = {0};
 	OutboxFailure failure;
 
@@ -391,6 +398,8 @@ take_places(InboxWorker *worker)
 		}
 		if (partition->skips)
 			log_skip(worker, partition, next);
+		if (worker->source->incarnation != NULL && (partition->incarnation[0] == '\0' || partition->skips))
+			worker->source->incarnation(worker->client, partition->incarnation);
 		partition->next = next;
 		partition->epoch = (int64) U64FromFullTransactionId(GetTopFullTransactionId());
 		write_place(worker, partition);
@@ -428,7 +437,8 @@ inbox_partitions_place(InboxWorker *worker)
 		InboxPartition *partition = lfirst(lc);
 
 		if (!partition->placed)
-			places[n++] = (OutboxPlace) {partition->topic, partition->partition, partition->next};
+			places[n++] = (OutboxPlace) {partition->topic, partition->partition, partition->next,
+			partition->incarnation[0] ? partition->incarnation : NULL};
 	}
 	failure = worker->source->seek(worker->client, places, n, &error);
 	if (failure != OUTBOX_OK)
@@ -520,7 +530,7 @@ inbox_places_tell(InboxWorker *worker, int wait_ms)
 		InboxPartition *partition = lfirst(lc);
 
 		if (partition->placed && partition->next >= 0)
-			places[n++] = (OutboxPlace) {partition->topic, partition->partition, partition->next};
+			places[n++] = (OutboxPlace) {partition->topic, partition->partition, partition->next, NULL};
 	}
 	if (n > 0)
 		(void) worker->source->commit(worker->client, places, n, wait_ms, &error);
@@ -549,4 +559,26 @@ inbox_place_gap(InboxWorker *worker, const OutboxPlace *place)
 	}
 	partition->skips = true;
 	partition->placed = false;
+}
+
+/* There is nothing for us before a place: go on from there. */
+void
+inbox_place_passed(InboxWorker *worker, const OutboxPlace *place)
+{
+	InboxPartition *partition = inbox_partition_find(worker, place->topic, place->partition);
+	int64	   *next;
+	bool		ours;
+
+	if (partition == NULL || !partition->placed || place->offset <= partition->next)
+		return;
+	inbox_begin();
+	next = palloc(list_length(worker->partitions) * sizeof(int64));
+	for (int i = 0; i < list_length(worker->partitions); i++)
+		next[i] = list_nth(worker->partitions, i) == partition ? place->offset : -1;
+	ours = inbox_places_advance(worker, next);
+	inbox_end(worker);
+	if (ours)
+		partition->next = place->offset;
+	else
+		inbox_places_lost(worker);
 }

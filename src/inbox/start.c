@@ -170,7 +170,8 @@ inbox_check_topics(InboxWorker *worker)
 	OutboxError error = {0};
 	int			n;
 
-	if (worker->topics_checked || !worker->subscription->started ||
+	if (worker->source->places_are_streams || worker->topics_checked ||
+		!worker->subscription->started ||
 		worker->source->list(worker->client, &places, &n, &error) != OUTBOX_OK)
 		return;
 	worker->topics_checked = true;

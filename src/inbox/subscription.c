@@ -119,7 +119,6 @@ from_row(void)
 	s->timeout_ms = atoi(column(17));
 	s->generation = atoll(column(18));
 	s->shared_group = strcmp(column(19), "t") == 0;
-	s->own_numbers = strcmp(column(20), "t") == 0;
 	hashed = psprintf("%s\n%s\n%s", s->server, s->topics_text, s->group_id);
 	s->client_hash = hash_bytes_extended((unsigned char *) hashed, strlen(hashed), 0);
 	return s;
@@ -138,8 +137,7 @@ inbox_subscription_load(const char *name, MemoryContext context)
 							  " max_attempts, (extract(epoch FROM backoff) * 1000)::bigint, on_error, dedup_by,"
 							  " (extract(epoch FROM dedup_ttl) * 1000000)::bigint,"
 							  " coalesce(group_id, (SELECT 'pg_outbox.' || log_uuid || '.' || name FROM outbox.log_identity)),"
-							  " on_gap, (extract(epoch FROM timeout) * 1000)::int, generation, shared_group,"
-							  " own_numbers"
+							  " on_gap, (extract(epoch FROM timeout) * 1000)::int, generation, shared_group"
 							  " FROM inbox.subscription WHERE name = $1",
 							  1, types, values, NULL, true, 0) != SPI_OK_SELECT)
 		elog(ERROR, "could not read inbox.subscription");

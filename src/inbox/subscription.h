@@ -46,7 +46,6 @@ typedef struct InboxSubscription
 	int64		dedup_ttl_us;
 	char	   *group_id;
 	bool		shared_group;	/* others consume in it too */
-	bool		own_numbers;	/* the broker has no places, see source.h */
 	bool		skip_gaps;		/* on_gap */
 	int			timeout_ms;		/* of a handler; 0: none */
 	int64		generation;		/* grows when places were changed by inbox.seek() */

@@ -79,6 +79,21 @@ drop_wait_set(InboxWorker *worker)
 	worker->wait_set = NULL;
 }
 
+/*
+ * Commits don't wait for the disk where the broker gives once more what a crash takes
+ * back.  What a shared group is told must not be lost, see places.c; nor may what a
+ * broker forgets when it is told that it is done.
+ */
+static void
+set_durability(InboxWorker *worker)
+{
+	worker->durable = worker->subscription->shared_group ||
+		(worker->client != NULL && worker->source->forgets != NULL &&
+		 worker->source->forgets(worker->client));
+	SetConfigOption("synchronous_commit", worker->durable ? "on" : "off", PGC_USERSET,
+					PGC_S_SESSION);
+}
+
 /* Leave the group.  What has come and was not handled comes again. */
 static void
 close_client(InboxWorker *worker)
@@ -201,13 +216,7 @@ load(InboxWorker *worker)
 	if (server != NULL)
 		worker->server_hash = server->client_hash;
 	worker->reload = false;
-	/*
-	 * What a shared group is told must not be lost, see places.c; nor may what
-	 * is acknowledged to a broker that forgets it then.
-	 */
-	SetConfigOption("synchronous_commit",
-					subscription->shared_group || subscription->own_numbers ? "on" : "off",
-					PGC_SUSET, PGC_S_OVERRIDE);
+	set_durability(worker);
 	if (first)
 		inbox_waiting_load(worker);
 	return true;
@@ -246,6 +255,7 @@ ensure_client(InboxWorker *worker)
 	config.ntopics = worker->subscription->ntopics;
 	config.topics = (const char *const *) worker->subscription->topics;
 	config.max_bytes = (size_t) outbox_relay_memory * 1024;
+	config.member = worker->slot->number;
 	worker->client = worker->source->open(&config, &error);
 	if (worker->client == NULL)
 	{
@@ -340,6 +350,7 @@ take_event(InboxWorker *worker)
 		case OUTBOX_SOURCE_ASSIGN:
 			worker->joined = true;
 			worker->topics_checked = false;
+			set_durability(worker);
 			inbox_partitions_assigned(worker, places, n);
 			return true;
 		case OUTBOX_SOURCE_REVOKE:
@@ -352,6 +363,9 @@ take_event(InboxWorker *worker)
 			return true;
 		case OUTBOX_SOURCE_GAP:
 			inbox_place_gap(worker, places);
+			return true;
+		case OUTBOX_SOURCE_PASSED:
+			inbox_place_passed(worker, places);
 			return true;
 		case OUTBOX_SOURCE_NOTHING:
 			break;

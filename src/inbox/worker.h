@@ -28,6 +28,8 @@ typedef struct InboxPartition
 	int32		partition;
 	int64		next;			/* offset of the next message, as stored */
 	int64		epoch;			/* of the row, since we took it */
+	char		incarnation[OUTBOX_INCARNATION];	/* of the topic, as stored; or
+													 * empty */
 	int64		earliest;		/* what the broker told; -1: not asked */
 	int64		group_next;		/* ... of the group's place; -1: nowhere */
 	bool		group_asked;
@@ -93,6 +95,7 @@ typedef struct InboxWorker
 	WaitEventSet *wait_set;
 	uint64		errors_seen;
 	bool		joined;			/* the group has said what is ours */
+	bool		durable;		/* what the broker is told must not be lost here */
 	bool		topics_checked; /* since then */
 	bool		topic_missing;	/* is the error that is shown */
 	List	   *partitions;		/* of InboxPartition */
@@ -128,6 +131,7 @@ extern void inbox_places_lost(InboxWorker *worker);
 extern bool inbox_places_advance(InboxWorker *worker, const int64 *next);
 extern void inbox_places_tell(InboxWorker *worker, int wait_ms);
 extern void inbox_place_gap(InboxWorker *worker, const OutboxPlace *place);
+extern void inbox_place_passed(InboxWorker *worker, const OutboxPlace *place);
 
 /* statement.c: as SPI_execute_with_args(), without nulls; *plan is kept */
 extern int	inbox_execute(SPIPlanPtr *plan, const char *sql, int n, Oid *types, Datum *values);

@@ -110,6 +110,7 @@ relay_client_ensure(Relay *relay)
 	config.max_batch = relay->small_batches ? SMALL_BATCH : 0;
 	config.max_bytes = (size_t) outbox_relay_memory * 1024;
 	config.max_message_size = (size_t) outbox_max_message_size * 1024;
+	config.topics = outbox_patterns_included(relay->server->core.patterns);
 	if (relay->server->core.exactly_once)
 	{
 		config.transactional_id = config.bookmark_key =

@@ -193,3 +193,31 @@ outbox_patterns_match(const OutboxPatterns *patterns, const char *topic, size_t 
 	}
 	return matched;
 }
+
+char *
+outbox_patterns_included(const OutboxPatterns *patterns)
+{
+	size_t		size = sizeof("*");
+	char	   *list;
+	char	   *end;
+
+	for (int i = 0; i < patterns->n; i++)
+		size += strlen(patterns->items[i].text) + 2;
+	end = list = palloc(size);
+	if (patterns->all_but)
+		*end++ = '*';
+	for (int i = 0; i < patterns->n; i++)
+	{
+		const OutboxPattern *pattern = &patterns->items[i];
+		size_t		len = strlen(pattern->text);
+
+		if (pattern->exclude)
+			continue;
+		if (end > list)
+			*end++ = ',';
+		memcpy(end, pattern->text, len);
+		end += len;
+	}
+	*end = '\0';
+	return list;
+}

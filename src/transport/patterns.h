@@ -49,6 +49,9 @@ extern OutboxPatterns *outbox_patterns_parse(const char *list, char **reason);
 extern bool outbox_patterns_match(const OutboxPatterns *patterns,
 								  const char *topic, size_t len);
 
+/* The list without those that exclude, as text (palloc'd). */
+extern char *outbox_patterns_included(const OutboxPatterns *patterns);
+
 /* One pattern of any kind, given as text. */
 extern bool outbox_glob_match(const char *glob, const char *text, size_t len);
 

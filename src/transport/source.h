@@ -34,12 +34,16 @@
 
 #include "transport/transport.h"
 
+#define OUTBOX_INCARNATION	64	/* bytes, with the NUL */
+
 /* A place in a topic. */
 typedef struct OutboxPlace
 {
 	const char *topic;
 	int32_t		partition;
 	int64_t		offset;			/* of the next message to receive; -1: none */
+	const char *incarnation;	/* for seek(): of the topic that is meant, see
+								 * incarnation(); NULL: of any */
 } OutboxPlace;
 
 /*
@@ -74,6 +78,8 @@ typedef enum OutboxSourceEvent
 	OUTBOX_SOURCE_GAP,			/* what follows one place is gone at the
 								 * broker, or was never there; the partition
 								 * stands still until seek() */
+	OUTBOX_SOURCE_PASSED,		/* there is nothing for us before these places,
+								 * and all that was has been handed out */
 	OUTBOX_SOURCE_LOST			/* like REVOKE, but another one may have them
 								 * already: commit() is of no use */
 } OutboxSourceEvent;
@@ -100,6 +106,7 @@ typedef struct OutboxSourceConfig
 	const char *const *topics;	/* names, or patterns: a star stands for any
 								 * characters, as in patterns.h */
 	size_t		max_bytes;		/* bound of what is received ahead */
+	int			member;			/* which of the subscription's workers, from 0 */
 } OutboxSourceConfig;
 
 typedef struct OutboxConsumer OutboxConsumer;	/* the transport's own */
@@ -121,7 +128,7 @@ struct OutboxSource
 	 * *messages and *n, up to max, of several partitions, in the order of each.
 	 * ASSIGN, REVOKE, LOST: *places and *n, at least one but for ASSIGN, which
 	 * knows no offsets; the others have those behind the last message handed
-	 * out.  GAP: one place, the one asked for.
+	 * out.  GAP: one place, the one asked for.  PASSED: where we are now.
 	 */
 	OutboxSourceEvent (*receive) (OutboxConsumer *consumer, int max,
 								  const OutboxIncoming **messages,
@@ -196,6 +203,19 @@ struct OutboxSource
 	bool		(*close) (OutboxConsumer *consumer, int timeout_ms);
 
 	/*
+	 * What tells a topic from another one of its name that is made later, into
+	 * "text" of OUTBOX_INCARNATION bytes; empty: nothing.  Known from ASSIGN on.
+	 * To seek() in another one is a GAP.  NULL: nothing tells.
+	 */
+	void		(*incarnation) (OutboxConsumer *consumer, char *text);
+
+	/*
+	 * Does the broker forget what commit() says is done (it is a queue)?  Then it
+	 * is told only what can't be lost here.  Known from ASSIGN on; NULL: no.
+	 */
+	bool		(*forgets) (OutboxConsumer *consumer);
+
+	/*
 	 * The broker has no places: offsets are numbers that the consumer gives to
 	 * what comes, going on from seek().  They are of no use for beginning
 	 * anywhere, for going back to what was committed, or for knowing a message
@@ -203,6 +223,9 @@ struct OutboxSource
 	 * committed comes under other numbers.
 	 */
 	bool		own_numbers;
+
+	/* A place is not a topic, but where messages of several lie: a stream. */
+	bool		places_are_streams;
 };
 
 #endif							/* OUTBOX_SOURCE_H */

@@ -122,6 +122,9 @@ typedef struct OutboxTransportConfig
 								 * the library's default */
 	size_t		max_bytes;		/* bound of accepted, unreported bytes */
 	size_t		max_message_size;	/* bytes */
+	const char *topics;			/* patterns of what is routed here, as in the
+								 * server's option, without exclusions; for
+								 * brokers where it is to be made ready */
 
 	/* NULL: without transactions; else the client's identity across restarts,
 	 * and where its bookmarks are */

@@ -8,6 +8,7 @@
 #   rdkafka   librdkafka's headers
 #   rdkafka-new   the newest librdkafka, built from Debian's source into the cache
 #   kafka     Java, and Apache Kafka's jars by Maven into the cache
+#   nats      NATS' server, its client library for C, OpenSSL's headers
 #   rabbitmq  RabbitMQ, its client library for C, OpenSSL's headers
 #   pgnext    a newer PostgreSQL, built from Debian's source into the cache
 #   kcat      an independent Kafka client
@@ -133,6 +134,10 @@ need_kcat() {
 	install_packages kcat
 }
 
+need_nats() {
+	install_packages nats-server libnats-dev libssl-dev openssl gcc libc6-dev
+}
+
 need_rabbitmq() {
 	install_packages rabbitmq-server librabbitmq-dev libssl-dev openssl gcc libc6-dev
 }
@@ -164,7 +169,7 @@ need_analyze() {
 for what; do
 	case $what in
 		rdkafka-new) need_rdkafka_new ;;
-		pg15 | plpython | rdkafka | kafka | pgnext | kcat | redis | rabbitmq | fuzz | coverage | valgrind | analyze | cc)
+		pg15 | plpython | rdkafka | kafka | pgnext | kcat | redis | nats | rabbitmq | fuzz | coverage | valgrind | analyze | cc)
 			"need_$what"
 			;;
 		*) echo "deps.sh: unknown: $what" >&2; exit 2 ;;

@@ -107,7 +107,7 @@ check_places(void)
 	   "source: all of two partitions, each in order");
 	ok(S.known_end(reader->consumer, topic, 0) == 3000, "source: the end is known");
 
-	place = (OutboxPlace) {topic, 1, 1234};
+	place = (OutboxPlace) {topic, 1, 1234, NULL};
 	ok(S.commit(reader->consumer, &place, 1, PATIENCE * 1000, &error) == OUTBOX_OK &&
 	   committed_offset(topic, topic, 1) == 1234, "source: commit tells the broker");
 	place.offset = 1235;
@@ -160,12 +160,12 @@ check_places(void)
 	   OUTBOX_TOPIC, "source: nothing to find in a missing topic");
 	ok(find_place(reader, topic, 0, OUTBOX_FROM_GROUP, 0, &offset) == OUTBOX_OK &&
 	   offset == -1, "source: a group that is nowhere");
-	place = (OutboxPlace) {topic, 0, 42};
+	place = (OutboxPlace) {topic, 0, 42, NULL};
 	ok(S.commit(reader->consumer, &place, 1, PATIENCE * 1000, &error) == OUTBOX_OK &&
 	   find_place(reader, topic, 0, OUTBOX_FROM_GROUP, 0, &offset) == OUTBOX_OK && offset == 42,
 	   "source: find where the group is");
 	ok(lists(reader, topic, 2), "source: list the partitions of a topic");
-	place = (OutboxPlace) {topic, 7, 0};
+	place = (OutboxPlace) {topic, 7, 0, NULL};
 	ok(S.seek(reader->consumer, &place, 1, &error) == OUTBOX_FENCED,
 	   "source: no seek in what is not ours");
 	ok(reader_close(reader), "source: closed");
@@ -322,7 +322,7 @@ check_gap(void)
 	ok(find_place(reader, topic, 0, OUTBOX_FROM_EARLIEST, 0, &offset) == OUTBOX_OK &&
 	   offset == 100, "source: find the first that is left");
 	before = reader->nseen;
-	place = (OutboxPlace) {topic, 0, offset};
+	place = (OutboxPlace) {topic, 0, offset, NULL};
 	ok(seek_to(reader, &place, 1) && wait_seen(reader, before + 100) && stays_silent(reader, 1) &&
 	   are_numbers(reader, before, 0, 100, 100) && reader->nseen == before + 100,
 	   "source: seek ends the gap, and repeats nothing of the others");

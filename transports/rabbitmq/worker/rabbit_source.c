@@ -482,6 +482,13 @@ source_status(OutboxConsumer *consumer, OutboxTransportStatus *status)
 	pthread_mutex_unlock(&consumer->lock);
 }
 
+/* A queue's messages are gone when they are acknowledged. */
+static bool
+source_forgets(OutboxConsumer *consumer)
+{
+	return true;
+}
+
 const OutboxSource rabbit_source = {
 	.open = source_open,
 	.event_fd = source_event_fd,
@@ -495,5 +502,6 @@ const OutboxSource rabbit_source = {
 	.known_end = source_known_end,
 	.status = source_status,
 	.close = source_close,
+	.forgets = source_forgets,
 	.own_numbers = true,
 };

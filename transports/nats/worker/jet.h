@@ -1,0 +1,401 @@
+/*-------------------------------------------------------------------------
+ *
+ * jet.h
+ *	  What the parts of the NATS JetStream worker transport share.
+ *
+ * The client library is used as a codec with a socket: each client has one
+ * thread of its own, all signals blocked, that connects, polls the socket and
+ * calls the library when there is something to read or write (its "external
+ * event loop").  So nothing of it blocks, none of its threads touches our
+ * memory but for one callback (jet_connect.c), and no byte is buffered where
+ * we can't take it back.  Two threads meet here:
+ *
+ *	main	the relay: every function of the transport's table.  It hands
+ *			records over by a list and is told by an eventfd; it waits for
+ *			nothing but a lock that is held for a few instructions
+ *	io		jet_io.c: connects, publishes, reads answers.  What it may touch
+ *			without the lock is said at each member
+ *
+ * Reconnecting is ours: the library's own would send what it had buffered,
+ * behind our back, before what must come first.
+ *
+ * Nothing but jet_module.c knows the server, so the same objects run in a
+ * plain test program.
+ *
+ * Copyright (c) 2026, pg_outbox contributors
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef OUTBOX_JET_H
+#define OUTBOX_JET_H
+
+#include <pthread.h>
+#include <signal.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <nats/nats.h>
+
+#include "transport/source.h"
+#include "transport/transport.h"
+
+/* What is ours in a message's headers; see jet_message.c. */
+#define JET_KEY_HEADER			"outbox-key"
+#define JET_TOMBSTONE_HEADER	"outbox-tombstone"
+#define JET_TIME_HEADER			"outbox-time"
+#define JET_ESCAPED_HEADER		"outbox-escaped"
+#define JET_ID_HEADER			"message-id"	/* ours, outside of NATS */
+#define JET_CONTENT_HEADER		"content-type"
+
+#define JET_MAX_SUBJECT		2048
+#define JET_USUAL_HEADERS	8	/* records of these are kept for the next */
+
+/* Codes of JetStream's errors, of those that mean something to us. */
+#define JET_NO_MESSAGE			10037
+#define JET_NOT_ENABLED			10076
+#define JET_NOT_FOR_ACCOUNT		10039
+#define JET_TOO_LARGE			10054
+#define JET_NAME_EXISTS			10058
+#define JET_NO_STREAM			10059
+#define JET_OTHER_STREAM		10060
+#define JET_OVERLAP				10065
+#define JET_OTHER_LAST_ID		10070
+#define JET_OTHER_LAST_SEQUENCE	10071
+#define JET_HEADERS_TOO_LARGE	10097
+#define JET_SEALED				10109
+
+typedef struct JetUrl
+{
+	char	   *host;			/* without brackets */
+	char	   *text;			/* as the library wants it */
+	bool		tls;
+} JetUrl;
+
+/* Options, as text that is ours. */
+typedef struct JetConfig
+{
+	int			nurls;
+	JetUrl	   *urls;
+	char	   *client_id;
+	char	   *stream;
+	char	   *topics;			/* patterns, for a stream that is created */
+	bool		create_stream;
+	int			replicas;
+	char	   *prefix;			/* of subjects; empty: none */
+	char	   *user;			/* these five NULL when not given */
+	char	   *password;
+	char	   *token;
+	char	   *nkey_seed;
+	char	   *credentials;
+	char	   *tls_ca;			/* PEM texts, or NULL */
+	char	   *tls_certificate;
+	char	   *tls_key;
+	bool		tls_verify;
+} JetConfig;
+
+/* A connection, of the thread that opened it. */
+typedef struct JetConnection
+{
+	const JetConfig *config;
+	natsConnection *nc;			/* NULL: there is none */
+	natsSubscription *sub;		/* to all replies */
+	char		inbox[64];		/* replies come to inbox.NUMBER */
+	int			next_url;
+	int			fd;				/* of the socket; -1: none */
+	int			wake_fd;		/* what a callback of the library writes to */
+	bool		wants_write;	/* something is buffered */
+	int64_t		heard;			/* ms, when the server was last heard of */
+	char	   *jwt;			/* parts of the credentials, while it connects */
+	char	   *seed;
+
+	/* see jet_connect.c: guarded by the list's lock */
+	struct JetConnection *next_live;
+	uint64_t	id;
+	int			ndenied;		/* what the server has forbidden ... */
+	char		denied[256];	/* ... the last time */
+} JetConnection;
+
+/* An answer to a request, or to a record. */
+typedef struct JetAnswer
+{
+	bool		to_request;		/* else to a record */
+	uint64_t	number;			/* of what it answers */
+	const char *text;			/* JSON, NUL-terminated */
+	natsMsg    *msg;			/* to be destroyed when done */
+} JetAnswer;
+
+/* A topic that this client has used; lives as long as the client. */
+typedef enum JetTopicState
+{
+	JET_TOPIC_TRYING,			/* not known, or it has to wait: one record
+								 * goes ahead */
+	JET_TOPIC_FINE,
+	JET_TOPIC_FAILED			/* nobody takes it, or it is forbidden */
+} JetTopicState;
+
+struct JetRecord;
+
+typedef struct JetList
+{
+	struct JetRecord *first;
+	struct JetRecord *last;
+} JetList;
+
+typedef struct JetTopic
+{
+	struct JetTopic *next;		/* in its hash bucket; main only */
+	int			pending;		/* sent and not reported; main only */
+	atomic_int	state;			/* io sets it, main only when nothing is
+								 * pending */
+	OutboxError error;			/* when FAILED; guarded by the client's lock */
+	uint64_t	given_back_known;	/* records refused or given back; main only */
+	uint64_t	given_back;		/* the same, io only: main may not know of all */
+	struct JetRecord *trial;	/* the one that goes ahead; io only */
+	JetList		waiting;		/* for that one; io only */
+	char		name[];
+} JetTopic;
+
+/* A record that main has handed over: io's until it is reported. */
+typedef struct JetRecord
+{
+	struct JetRecord *next;		/* in the list where it is */
+	JetTopic   *topic;
+	OutboxRecord data;			/* what it points to is borrowed, but for the
+								 * array of headers */
+	size_t		bytes;			/* ... so many of them, about */
+	char	   *id;				/* its message id as a header's value; NULL:
+								 * none */
+	char		id_buffer[48];	/* ... when it is short; else malloc'd */
+	uint64_t	given_back_known;	/* of its topic, when it was sent */
+
+	/* io only */
+	bool		refused;		/* in the ring: by an answer; it was not stored */
+	uint64_t	hash;			/* of the key, see jet_order.c */
+	struct JetRecord *hash_next;
+	JetList		followers;
+	bool		holds_key;
+	int			refusals;
+	int64_t		due;			/* ms, of its next try */
+
+	/* the report */
+	OutboxFailure failure;
+	char	   *answer;			/* malloc'd: the error's name, NUL, its text; or
+								 * NULL */
+
+	int			size;			/* room for headers */
+	OutboxHeader headers[];
+} JetRecord;
+
+/* Keys that have a record on its way; io only. */
+typedef struct JetKeys
+{
+	JetRecord **buckets;
+	size_t		nbuckets;		/* a power of two */
+	size_t		n;
+} JetKeys;
+
+/* What the io thread is at; see jet_chain.c. */
+typedef enum JetPhase
+{
+	JET_LOOK,					/* the stream is to be asked for */
+	JET_LOOKING,				/* ... was */
+	JET_CREATING,
+	JET_PROBING,				/* which of "unsure" the stream has */
+	JET_GO,						/* records are published */
+	JET_DRAIN					/* until all on the wire is answered */
+} JetPhase;
+
+#define JET_TOPIC_BUCKETS	256
+
+struct OutboxClient
+{
+	JetConfig	config;
+	size_t		max_bytes;
+	pthread_t	thread;
+	int			fd;				/* eventfd for main */
+	int			io_fd;			/* ... and for io */
+
+	/* main only */
+	JetTopic   *topics[JET_TOPIC_BUCKETS];
+	JetTopic   *last_topic;
+	size_t		bytes;			/* accepted, not reported */
+	uint64_t	accepted;		/* not reported */
+	JetList		handed_out;		/* by the last poll(), with their texts */
+	JetRecord  *spare;			/* freed ones */
+
+	/* between the threads, guarded by lock */
+	pthread_mutex_t lock;
+	pthread_cond_t ended_cond;
+	JetList		incoming;
+	JetList		reports;
+	bool		io_sleeps;
+	bool		stop;
+	bool		purge_queued;
+	bool		purge_all;
+	bool		ended;			/* the thread's last act */
+	OutboxTransportStatus status;
+
+	/* io only */
+	JetConnection connection;
+	bool		purging;		/* nothing is published any more */
+	JetPhase	phase;
+	int64_t		look_due;		/* ms, of the next look for the stream */
+	int64_t		asked_at;		/* ... of the request under way */
+	uint64_t	request;		/* its number; 0: none */
+	uint64_t	next_request;
+	bool		blamed;			/* the stream is not there, or not for us */
+	int64_t		max_msg_size;	/* of the stream; -1: none */
+	int64_t		connect_due;
+	int			connect_wait;
+
+	/* what is on the wire: by number, NULL: settled */
+	JetRecord **ring;
+	size_t		ring_size;		/* a power of two */
+	uint64_t	first;
+	uint64_t	next;
+	size_t		wire_n;			/* not answered */
+	size_t		wire_bytes;
+	size_t		unanswered;		/* ... and will never be */
+	int64_t		answered_at;	/* ms, when something was last */
+
+	/* the chain */
+	bool		chained;		/* nobody else seems to write */
+	int64_t		chained_since;	/* ms */
+	int64_t		shared_until;	/* ms; not chained until then */
+	int			shared_ms;
+	bool		conflict;		/* somebody else has written */
+	bool		broken;			/* ... or one of ours was refused: what is on
+								 * the wire behind it is refused too */
+	uint64_t	last_sequence;	/* of the stream, as far as we know */
+	uint64_t	expected;		/* ... when the next record gets there */
+	bool		has_before;		/* what follows can name the record before it */
+	char	   *before;			/* its id; NULL: it has none */
+
+	JetList		unsure;			/* were on the wire of a connection that is
+								 * gone, in their order */
+	size_t		nunsure;
+	uint64_t	unsure_base;	/* the first can only be behind this one;
+								 * UINT64_MAX: anywhere */
+	size_t		probe_low;		/* so many of them are there ... */
+	size_t		probe_high;		/* ... and no more than that */
+	size_t		probe_at;
+
+	JetKeys		keys;
+	JetList		heirs;			/* to be published, before "ready" */
+	JetList		ready;
+	JetList		again;			/* refused for now, until due */
+	JetRecord  *alone;			/* nothing else may be on the wire */
+	bool		doubt;			/* it found nobody, so the stream is looked at
+								 * before its topic is blamed */
+	JetList		done;			/* to be reported */
+};
+
+/* jet_config.c */
+extern bool jet_config_parse(JetConfig *config, const char *client_id, const char *topics,
+							 int noptions, const OutboxOption *options,
+							 OutboxError *error);
+extern void jet_config_free(JetConfig *config);
+
+/* jet_connect.c */
+extern void jet_connection_init(JetConnection *c, const JetConfig *config, int wake_fd);
+extern void jet_connection_release(JetConnection *c);
+extern bool jet_connect(JetConnection *c, OutboxError *error);
+extern void jet_disconnect(JetConnection *c);
+extern bool jet_connection_turn(JetConnection *c, bool readable, OutboxError *error);
+extern bool jet_next_answer(JetConnection *c, JetAnswer *answer, bool *no_responders);
+extern int	jet_denied(JetConnection *c, char *text, size_t size);
+extern bool jet_request(JetConnection *c, const char *subject, const char *body,
+						uint64_t number, OutboxError *error);
+extern bool jet_library_open(void);
+extern void jet_library_close(void);
+
+/* jet_auth.c */
+extern natsStatus jet_auth(JetConnection *c, natsOptions *options);
+extern void jet_auth_forget(JetConnection *c);
+
+/* jet_json.c */
+extern bool jet_json_find(const char *text, const char *path, const char **value, size_t *len);
+extern bool jet_json_number(const char *text, const char *path, int64_t *number);
+extern bool jet_json_string(const char *text, const char *path, char *to, size_t size);
+extern void jet_json_quote(char *to, size_t size, const char *text);
+extern char *jet_base64(const char *text, size_t len, size_t *decoded);
+
+/* jet_error.c */
+extern OutboxFailure jet_error_set(OutboxError *error, OutboxFailure failure,
+								   const char *name, const char *text, const char *hint);
+extern OutboxFailure jet_error_status(OutboxError *error, natsStatus status, const char *why);
+extern int	jet_error_code(const char *text);
+extern OutboxFailure jet_error_answer(OutboxError *error, const JetConfig *config,
+									  const char *what, const char *text);
+
+/* jet_message.c */
+extern const char *jet_cannot_carry(const OutboxRecord *record);
+extern bool jet_make_id(JetRecord *record);
+extern natsStatus jet_message_make(natsMsg **msg, const JetRecord *record, const char *subject,
+								   const char *reply);
+
+/* jet_order.c */
+extern void jet_list_append(JetList *list, JetRecord *record);
+extern void jet_list_prepend(JetList *list, JetRecord *record);
+extern void jet_list_splice(JetList *list, JetList *tail);
+extern JetRecord *jet_list_take(JetList *list);
+extern bool jet_keys_init(JetKeys *keys);
+extern void jet_keys_free(JetKeys *keys);
+extern bool jet_key_enter(JetKeys *keys, JetRecord *record, bool hold);
+extern JetRecord *jet_key_leave(JetKeys *keys, JetRecord *record);
+
+/* jet_send.c: main */
+extern OutboxFailure jet_send(OutboxClient *client, const OutboxRecord *record,
+							  OutboxError *error);
+extern int	jet_poll(OutboxClient *client, OutboxReport *reports, int max);
+extern OutboxFailure jet_probe_topic(OutboxClient *client, const char *name,
+									 OutboxError *error);
+extern void jet_records_free(OutboxClient *client);
+
+/* jet_settle.c: io */
+extern void jet_report(OutboxClient *client, JetRecord *record, OutboxFailure failure,
+					   const OutboxError *error);
+extern void jet_delivered(OutboxClient *client, JetRecord *record);
+extern void jet_dead(OutboxClient *client, JetRecord *record, const OutboxError *error);
+extern void jet_hold(OutboxClient *client, JetRecord *record, const OutboxError *error);
+extern void jet_topic_failed(OutboxClient *client, JetRecord *record, const OutboxError *error);
+extern int64_t jet_retry_due(OutboxClient *client, int64_t now);
+extern JetRecord *jet_next_record(OutboxClient *client);
+extern void jet_purge_records(OutboxClient *client, bool all);
+
+/* jet_chain.c: io */
+extern bool jet_publish(OutboxClient *client, OutboxError *error);
+extern void jet_answered(OutboxClient *client, const JetAnswer *answer);
+extern void jet_unanswered(OutboxClient *client, int n);
+extern void jet_again_alone(OutboxClient *client);
+extern void jet_doubt_topics(OutboxClient *client);
+extern void jet_go_on(OutboxClient *client);
+extern void jet_wire_lost(OutboxClient *client);
+extern void jet_resolved(OutboxClient *client, size_t stored);
+extern void jet_forget_unsure(OutboxClient *client);
+extern JetRecord *jet_wire_pull(OutboxClient *client, uint64_t number);
+
+/* jet_stream.c: io */
+extern bool jet_stream_turn(OutboxClient *client, OutboxError *error);
+extern void jet_stream_answer(OutboxClient *client, const JetAnswer *answer);
+extern void jet_stream_failed(OutboxClient *client, const OutboxError *error);
+
+/* jet_io.c: io */
+extern void *jet_io_main(void *arg);
+extern void jet_show_error(OutboxClient *client, const OutboxError *error);
+extern void jet_show_blocked(OutboxClient *client);
+
+/* jet.c */
+extern const OutboxTransport jet_transport;
+extern const OutboxSource jet_source;
+extern int64_t jet_now_ms(void);
+extern void jet_wake(int fd);
+extern void jet_drain(int fd);
+extern bool jet_thread_start(pthread_t *thread, void *(*main) (void *), void *arg);
+extern bool jet_thread_end(pthread_t thread, pthread_mutex_t *lock, pthread_cond_t *cond,
+						   const bool *ended, int timeout_ms);
+extern void jet_cond_init(pthread_cond_t *cond);
+
+#endif							/* OUTBOX_JET_H */

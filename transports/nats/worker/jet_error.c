@@ -1,0 +1,127 @@
+/*-------------------------------------------------------------------------
+ *
+ * jet_error.c
+ *	  What went wrong, as values.
+ *
+ * JetStream's errors have codes of their own, beside the text.
+ *
+ * Copyright (c) 2026, pg_outbox contributors
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "jet.h"
+
+#include <stdio.h>
+#include <string.h>
+
+OutboxFailure
+jet_error_set(OutboxError *error, OutboxFailure failure, const char *name, const char *text,
+			  const char *hint)
+{
+	memset(error, 0, sizeof(*error));
+	error->failure = failure;
+	snprintf(error->name, sizeof(error->name), "%s", name);
+	snprintf(error->text, sizeof(error->text), "%s", text);
+	snprintf(error->hint, sizeof(error->hint), "%s", hint ? hint : "");
+	return failure;
+}
+
+/* What went wrong with a connection, and why; NULL: what a call has left behind. */
+OutboxFailure
+jet_error_status(OutboxError *error, natsStatus status, const char *why)
+{
+	char		text[400];
+
+	if (why == NULL)
+		why = nats_GetLastError(NULL);
+	snprintf(text, sizeof(text), "connection to the NATS server: %s",
+			 why != NULL && *why != '\0' ? why : natsStatus_GetText(status));
+	switch (status)
+	{
+		case NATS_CONNECTION_AUTH_FAILED:
+			return jet_error_set(error, OUTBOX_CONFIG, "AUTHORIZATION", text,
+								 "Check the user mapping: \"user\" and \"password\", \"token\", \"nkey_seed\" or \"credentials\".");
+		case NATS_SSL_ERROR:
+			return jet_error_set(error, OUTBOX_CONFIG, "TLS", text,
+								 "Check tls_ca, and the host in \"url\": the server's certificate must be for it.");
+		case NATS_SECURE_CONNECTION_REQUIRED:
+			return jet_error_set(error, OUTBOX_CONFIG, "TLS", text,
+								 "The server wants TLS: use 'tls://host' in \"url\".");
+		case NATS_SECURE_CONNECTION_WANTED:
+			return jet_error_set(error, OUTBOX_CONFIG, "TLS", text,
+								 "The server has no TLS: use 'nats://host' in \"url\", or set it up there.");
+		case NATS_NO_SERVER_SUPPORT:
+			return jet_error_set(error, OUTBOX_CONFIG, "UNSUPPORTED", text,
+								 "The server is too old: headers came with NATS 2.2.");
+		default:
+			return jet_error_set(error, OUTBOX_RETRY, "TRANSPORT", text, NULL);
+	}
+}
+
+/* The code of an answer that is an error; 0: it is none; 1: without a code. */
+int
+jet_error_code(const char *text)
+{
+	const char *value;
+	size_t		len;
+	int64_t		code;
+
+	if (!jet_json_find(text, "error", &value, &len))
+		return 0;
+	return jet_json_number(text, "error.err_code", &code) && code > 1 ? (int) code : 1;
+}
+
+static const char *
+hint_for(int code)
+{
+	switch (code)
+	{
+		case JET_NO_STREAM:
+			return "Create it, or have it created: ALTER SERVER ... OPTIONS (ADD create_stream 'true').";
+		case JET_NOT_ENABLED:
+		case JET_NOT_FOR_ACCOUNT:
+			return "Switch JetStream on: nats-server -js, or in the account's settings.";
+		case JET_OTHER_STREAM:
+			return "Add the subject to the stream of option \"stream\", or name the right stream.";
+		case JET_OVERLAP:
+			return "Another stream has these subjects: name that one, or other topics, or a subject_prefix.";
+		case JET_SEALED:
+			return "Name another stream: this one takes nothing any more.";
+		default:
+			return NULL;
+	}
+}
+
+/* An answer that is an error. */
+OutboxFailure
+jet_error_answer(OutboxError *error, const JetConfig *config, const char *what, const char *text)
+{
+	int			code = jet_error_code(text);
+	OutboxFailure failure = OUTBOX_RETRY;
+	char		description[256] = "";
+	char		name[32];
+	char		message[400];
+
+	(void) jet_json_string(text, "error.description", description, sizeof(description));
+	snprintf(name, sizeof(name), "JETSTREAM_%d", code);
+	snprintf(message, sizeof(message), "%s stream \"%.100s\": %s", what, config->stream, description);
+	switch (code)
+	{
+		case JET_TOO_LARGE:
+		case JET_HEADERS_TOO_LARGE:
+			failure = OUTBOX_DEAD;
+			break;
+		case JET_OTHER_STREAM:
+			failure = OUTBOX_TOPIC;
+			break;
+		case JET_NO_STREAM:
+		case JET_NOT_ENABLED:
+		case JET_NOT_FOR_ACCOUNT:
+		case JET_NAME_EXISTS:
+		case JET_OVERLAP:
+		case JET_SEALED:
+			failure = OUTBOX_CONFIG;
+			break;
+	}
+	return jet_error_set(error, failure, name, message, hint_for(code));
+}

@@ -1,0 +1,323 @@
+/*-------------------------------------------------------------------------
+ *
+ * jet_settle.c
+ *	  What becomes of records, and which one is next.  The io thread's.
+ *
+ * A record waits in one of these places: for its topic's first record
+ * (topic->waiting), behind another of its key (followers), for its time after
+ * a refusal ("again"), or to be published: "heirs" go before "ready".
+ *
+ * The first record of a topic goes alone, with nothing else on the wire: that
+ * nobody takes it, or that it is forbidden, the server says without saying of
+ * which record, or in which order.  So does one that was refused for now (the
+ * stream is full, or has no space): what is behind it in its topic waits for
+ * it, others are tried meanwhile.
+ *
+ * After a refusal for good nothing of its key goes before main knows of it, which
+ * has to keep a dead letter first, or have the topic wait.  So what main has handed
+ * over of that topic without knowing of all that came back of it
+ * (JetRecord.given_back_known) comes back too.
+ *
+ * Copyright (c) 2026, pg_outbox contributors
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "jet.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define MIN_REFUSED_MS	50
+#define MAX_REFUSED_MS	2000
+
+/* Hand a record back to main. */
+void
+jet_report(OutboxClient *client, JetRecord *record, OutboxFailure failure,
+		   const OutboxError *error)
+{
+	record->failure = failure;
+	if (failure == OUTBOX_DEAD || failure == OUTBOX_PURGED)
+		record->topic->given_back++;
+	if (error != NULL)
+	{
+		size_t		name_size = strlen(error->name) + 1;
+
+		record->answer = malloc(name_size + strlen(error->text) + 1);
+		if (record->answer != NULL)
+		{
+			strcpy(record->answer, error->name);
+			strcpy(record->answer + name_size, error->text);
+		}
+	}
+	jet_list_append(&client->done, record);
+}
+
+/* Give back a record whose topic has failed, with all that follow it. */
+static void
+give_back(OutboxClient *client, JetRecord *record)
+{
+	while (record != NULL)
+	{
+		JetRecord  *heir = jet_key_leave(&client->keys, record);
+
+		jet_report(client, record, OUTBOX_TOPIC, &record->topic->error);
+		record = heir;
+	}
+}
+
+/* A record is done with: the next one of its key may go. */
+static void
+let_follow(OutboxClient *client, JetRecord *record)
+{
+	JetRecord  *heir = jet_key_leave(&client->keys, record);
+
+	/* before all that is ready, of which some may be of its key */
+	if (heir != NULL)
+		jet_list_append(&client->heirs, heir);
+}
+
+/* A topic's first record is done with: those that wait for it come next. */
+static void
+end_trial(OutboxClient *client, JetRecord *record, JetTopicState state)
+{
+	JetTopic   *topic = record->topic;
+
+	if (topic->trial != record)
+		return;
+	topic->trial = NULL;
+	if (atomic_load(&topic->state) != JET_TOPIC_FAILED)
+		atomic_store(&topic->state, state);
+	jet_list_splice(&topic->waiting, &client->ready);
+	client->ready = topic->waiting;
+	topic->waiting.first = topic->waiting.last = NULL;
+}
+
+static void
+no_longer_alone(OutboxClient *client, const JetRecord *record)
+{
+	if (client->alone == record)
+		client->alone = NULL;
+}
+
+/* The stream has it. */
+void
+jet_delivered(OutboxClient *client, JetRecord *record)
+{
+	client->doubt = false;
+	no_longer_alone(client, record);
+	let_follow(client, record);
+	end_trial(client, record, JET_TOPIC_FINE);
+	jet_report(client, record, OUTBOX_OK, NULL);
+}
+
+/* Refused for good. */
+void
+jet_dead(OutboxClient *client, JetRecord *record, const OutboxError *error)
+{
+	no_longer_alone(client, record);
+	let_follow(client, record);
+	end_trial(client, record, JET_TOPIC_TRYING);
+	jet_report(client, record, OUTBOX_DEAD, error);
+}
+
+/* Refused for now: later, before all others of its topic. */
+void
+jet_hold(OutboxClient *client, JetRecord *record, const OutboxError *error)
+{
+	JetTopic   *topic = record->topic;
+	int			shift = record->refusals < 6 ? record->refusals : 6;
+	int64_t		wait = (int64_t) MIN_REFUSED_MS << shift;
+
+	no_longer_alone(client, record);
+	jet_show_error(client, error);
+	if (atomic_load(&topic->state) == JET_TOPIC_FAILED)
+	{
+		give_back(client, record);
+		return;
+	}
+	if (topic->trial != NULL && topic->trial != record)
+	{
+		jet_list_append(&topic->waiting, record);
+		return;
+	}
+	atomic_store(&topic->state, JET_TOPIC_TRYING);
+	topic->trial = record;
+	record->refusals++;
+	record->due = jet_now_ms() + (wait < MAX_REFUSED_MS ? wait : MAX_REFUSED_MS);
+	jet_list_append(&client->again, record);
+}
+
+/* What was held goes on when its time has come; when the next one's comes, 0: none. */
+int64_t
+jet_retry_due(OutboxClient *client, int64_t now)
+{
+	JetList		later = {NULL, NULL};
+	JetRecord  *record;
+	int64_t		next = 0;
+
+	while ((record = jet_list_take(&client->again)) != NULL)
+	{
+		if (record->due <= now)
+		{
+			jet_list_append(&client->heirs, record);
+			continue;
+		}
+		if (next == 0 || record->due < next)
+			next = record->due;
+		jet_list_append(&later, record);
+	}
+	client->again = later;
+	return next;
+}
+
+/* --- topics that fail --------------------------------------------------------------- */
+
+/* Take the records of a topic out of a list, and give them back. */
+static void
+sweep(OutboxClient *client, JetList *list, const JetTopic *topic)
+{
+	JetList		kept = {NULL, NULL};
+	JetRecord  *record;
+
+	while ((record = jet_list_take(list)) != NULL)
+	{
+		if (record->topic == topic)
+			give_back(client, record);
+		else
+			jet_list_append(&kept, record);
+	}
+	*list = kept;
+}
+
+/* A record's topic takes nothing, until it is tried again. */
+void
+jet_topic_failed(OutboxClient *client, JetRecord *record, const OutboxError *error)
+{
+	JetTopic   *topic = record->topic;
+
+	no_longer_alone(client, record);
+	pthread_mutex_lock(&client->lock);
+	topic->error = *error;
+	topic->error.failure = OUTBOX_TOPIC;
+	pthread_mutex_unlock(&client->lock);
+	atomic_store(&topic->state, JET_TOPIC_FAILED);
+	topic->trial = NULL;
+	give_back(client, record);
+	sweep(client, &topic->waiting, topic);
+	sweep(client, &client->heirs, topic);
+	sweep(client, &client->ready, topic);
+	sweep(client, &client->again, topic);
+}
+
+/* Give back what main sent before it knew what has come back, with all that follow it. */
+static void
+purge(OutboxClient *client, JetRecord *record)
+{
+	while (record != NULL)
+	{
+		JetRecord  *heir = jet_key_leave(&client->keys, record);
+
+		no_longer_alone(client, record);
+		end_trial(client, record, JET_TOPIC_TRYING);
+		jet_report(client, record, OUTBOX_PURGED, NULL);
+		record = heir;
+	}
+}
+
+/* --- what is next --------------------------------------------------------------------- */
+
+/* The next record that may go, as far as its topic and its key are concerned. */
+JetRecord *
+jet_next_record(OutboxClient *client)
+{
+	JetRecord  *record;
+
+	while ((record = jet_list_take(client->heirs.first ? &client->heirs : &client->ready)) != NULL)
+	{
+		JetTopic   *topic = record->topic;
+
+		if (record->given_back_known != topic->given_back)
+		{
+			purge(client, record);
+			continue;
+		}
+		switch ((JetTopicState) atomic_load(&topic->state))
+		{
+			case JET_TOPIC_FAILED:
+				give_back(client, record);
+				continue;
+			case JET_TOPIC_TRYING:
+				if (topic->trial != NULL && topic->trial != record)
+				{
+					jet_list_append(&topic->waiting, record);
+					continue;
+				}
+				topic->trial = record;
+				break;
+			case JET_TOPIC_FINE:
+				break;
+		}
+		if (jet_key_enter(&client->keys, record, !client->chained))
+			return record;
+	}
+	return NULL;
+}
+
+/* --- the end --------------------------------------------------------------------------- */
+
+static void
+purge_list(OutboxClient *client, JetList *list)
+{
+	JetRecord  *record;
+
+	while ((record = jet_list_take(list)) != NULL)
+	{
+		JetTopic   *topic = record->topic;
+		JetRecord  *heir = jet_key_leave(&client->keys, record);
+
+		if (heir != NULL)
+			jet_list_prepend(list, heir);
+		no_longer_alone(client, record);
+		if (topic->trial == record)
+			topic->trial = NULL;
+		jet_report(client, record, OUTBOX_PURGED, NULL);
+		purge_list(client, &topic->waiting);
+	}
+}
+
+/* What waits for records that stay where they are. */
+static void
+purge_behind(OutboxClient *client, JetRecord *record)
+{
+	purge_list(client, &record->followers);
+	purge_list(client, &record->topic->waiting);
+}
+
+/* See purge() in transport.h. */
+void
+jet_purge_records(OutboxClient *client, bool all)
+{
+	JetList		wire = {NULL, NULL};
+
+	purge_list(client, &client->heirs);
+	purge_list(client, &client->ready);
+	purge_list(client, &client->again);
+	for (JetRecord *record = client->unsure.first; record != NULL; record = record->next)
+		purge_behind(client, record);
+	for (uint64_t n = client->first; n < client->next; n++)
+	{
+		JetRecord  *record = client->ring[n & (client->ring_size - 1)];
+
+		if (record == NULL)
+			continue;
+		purge_behind(client, record);
+		if (all)
+			jet_list_append(&wire, jet_wire_pull(client, n));
+	}
+	if (!all)
+		return;
+	jet_forget_unsure(client);
+	purge_list(client, &client->ready);
+	purge_list(client, &wire);
+}
