@@ -1,7 +1,7 @@
 # A user signs up and gets one welcome e-mail, whatever dies in between; README.md tells of it.
 #
-# BROKER is kafka, nats or rabbitmq.  First the consumer in Go, then, where the broker's
-# transport has subscriptions, the handler in the database, which takes over from it.
+# BROKER is kafka, nats or rabbitmq.  First the consumer in Go, then the handler in the
+# database, which takes over from it.
 use OutboxTest;
 use OutboxKafka;
 use File::Basename qw(dirname);
@@ -13,16 +13,29 @@ my $build = $ENV{OUTBOX_BUILD} || "$dir/../../build";
 my $broker = $ENV{BROKER} || 'kafka';
 my $topic = 'users.created';
 
-plan skip_all => 'the programs in Go are not built: is go here, and can its modules be had?'
-  unless -x "$build/welcome_consumer" && -x "$build/welcome_sink";
+if (!-x "$build/welcome_consumer" || !-x "$build/welcome_sink")
+{
+	plan skip_all => 'there is no go on this machine' unless grep { -x "$_/go" } split /:/, $ENV{PATH};
+	plan skip_all => 'go did not build the programs: is it 1.22 or newer, and can their modules be had?';
+}
 
-# --- the broker: what CREATE SERVER is told, and the consumer ------------------------------
+# --- the broker: what CREATE SERVER is told, where the consumer finds it, and whether it
+# --- keeps what has been consumed -----------------------------------------------------------
 
 sub kafka
 {
 	my $kafka = OutboxKafka->start(auto_create => 'false');
 	$kafka->create_topic($topic, 4);
-	return ({ 'bootstrap.servers' => $kafka->bootstrap }, $kafka->bootstrap, subscriptions => 1, broker => $kafka);
+	return ({ 'bootstrap.servers' => $kafka->bootstrap }, $kafka->bootstrap, keeps => 1, broker => $kafka);
+}
+
+sub nats
+{
+	require OutboxNats;
+	plan skip_all => 'NATS is not on this machine' unless OutboxNats->available;
+	my $nats = OutboxNats->start;
+	$nats->stream('EVENTS', 'users.>');
+	return ({ url => $nats->url, stream => 'EVENTS' }, $nats->url, keeps => 1, broker => $nats);
 }
 
 sub rabbitmq
@@ -33,10 +46,10 @@ sub rabbitmq
 	$rabbit->exchange('events', 'topic');
 	$rabbit->create_topic('events', $topic);
 	return ({ url => $rabbit->url, exchange => 'events' },
-		'amqp://guest:guest@127.0.0.1:' . $rabbit->port . '/', broker => $rabbit);
+		'amqp://guest:guest@127.0.0.1:' . $rabbit->port . '/', keeps => 0, broker => $rabbit);
 }
 
-my %start = (kafka => \&kafka, rabbitmq => \&rabbitmq);
+my %start = (kafka => \&kafka, nats => \&nats, rabbitmq => \&rabbitmq);
 my $start = $start{$broker} or die "BROKER=$broker is not known\n";
 my ($options, $url, %more) = $start->();
 my $pg = OutboxTest->server('shop', conf => "outbox.poll_interval = 100ms\n");
@@ -167,11 +180,18 @@ for my $moment (qw(before-send after-commit after-send))
 	kill_consumer($consumer);
 }
 
+note('told to stop');
+$consumer = start_consumer();
+sign_up(1);
+sent_ok('before it stops');
+$consumer->signal('TERM');
+ok(wait_death($consumer), 'it ends by itself');
+is($consumer->result(0), 0, 'and says that all is well');
+
 # --- the handler in the database ---------------------------------------------------------------------
 
 SKIP:
 {
-	skip "subscriptions do not consume from $broker yet", 1 unless $more{subscriptions};
 	skip 'no PL/Python in this PostgreSQL', 1
 	  unless $pg->sql(q{SELECT count(*) FROM pg_available_extensions WHERE name = 'plpython3u'});
 	my ($host, $port) = split /:/, $address;
@@ -180,9 +200,10 @@ SKIP:
 	my $before = accepted();
 	$pg->sql('CREATE EXTENSION plpython3u');
 	$pg->sql(PostgreSQL::Test::Utils::slurp_file("$dir/handler.sql"));
+	my $start = $more{keeps} ? "start => 'earliest', " : '';
 	$pg->sql("INSERT INTO mail_server VALUES ('$host', $port);
-		SELECT inbox.subscribe('welcome', 'events', '$topic', 'welcome(inbox.message)', start => 'earliest',
-			batch_size => 1, backoff => '200 ms')");
+		SELECT inbox.subscribe('welcome', 'events', '$topic', 'welcome(inbox.message)',
+			${start}batch_size => 1, backoff => '200 ms')");
 	sign_up(5);
 	sent_ok('taken over');
 	is(accepted(), $before + 5, 'only the new ones');
@@ -202,9 +223,11 @@ SKIP:
 
 	note('at the one moment: accepted by the mail server, not committed');
 	my $pid = $pg->sql('SELECT pid FROM inbox.subscription_status');
-	$pg->sql(q{ALTER SYSTEM SET outbox.fault = 'inbox-before-commit=crash:1'});
+	$pg->sql(q{ALTER SYSTEM SET outbox.fault = 'inbox-before-commit=wait'});
 	$pg->sql('SELECT pg_reload_conf()');
 	sign_up(1);
+	ok($pg->wait_until(sub { accepted($users[-1]) == 1 }), 'it has sent the e-mail, and waits');
+	$pg->kill_process($pid);
 	$pg->wait_ok("SELECT pid <> $pid FROM inbox.subscription_status", 'it dies');
 	$pg->sql('ALTER SYSTEM RESET outbox.fault');
 	$pg->sql('SELECT pg_reload_conf()');

@@ -33,15 +33,17 @@ func newNats(ctx context.Context, url string) (source, error) {
 	if err != nil {
 		return nil, err
 	}
-	messages, err := durable.Messages(jetstream.PullMaxMessages(1))
+	// a server that is away is waited for
+	messages, err := durable.Messages(jetstream.PullMaxMessages(1), jetstream.WithMessagesErrOnMissingHeartbeat(false))
 	if err != nil {
 		return nil, err
 	}
+	context.AfterFunc(ctx, messages.Stop)
 	return &natsSource{conn: conn, messages: messages}, nil
 }
 
 func (s *natsSource) next(ctx context.Context) (*message, error) {
-	m, err := s.messages.Next(jetstream.NextContext(ctx))
+	m, err := s.messages.Next()
 	if err != nil {
 		return nil, err
 	}
