@@ -12,8 +12,8 @@ EXTENSION = pg_outbox
 DATA = pg_outbox--1.0.sql
 MODULE_big = pg_outbox
 
-# validate.c belongs to the libraries that check DDL
-OBJS = $(patsubst %.c,%.o,$(filter-out src/transport/validate.c, \
+# these belong to the libraries that check DDL
+OBJS = $(patsubst %.c,%.o,$(filter-out src/transport/validate.c src/transport/checks.c, \
 	$(wildcard src/*.c src/*/*.c)))
 
 include flags.mk

@@ -37,7 +37,7 @@ typedef bool (*TakeFunction) (OutboxCoreOptions *core, const char *name,
 
 bool
 outbox_option_error(OutboxOptionError *error, int sqlerrcode,
-					char *message, char *detail, char *hint)
+					const char *message, const char *detail, const char *hint)
 {
 	error->sqlerrcode = sqlerrcode;
 	error->message = message;
@@ -48,7 +48,7 @@ outbox_option_error(OutboxOptionError *error, int sqlerrcode,
 
 static bool
 bad_value(OutboxOptionError *error, const char *name, const char *value,
-		  char *detail, char *hint)
+		  const char *detail, const char *hint)
 {
 	return outbox_option_error(error, ERRCODE_INVALID_PARAMETER_VALUE,
 							   psprintf("invalid value for option \"%s\": \"%s\"", name, value),
@@ -56,7 +56,7 @@ bad_value(OutboxOptionError *error, const char *name, const char *value,
 }
 
 static bool
-not_yet(OutboxOptionError *error, const char *name, const char *value, char *hint)
+not_yet(OutboxOptionError *error, const char *name, const char *value, const char *hint)
 {
 	return outbox_option_error(error, ERRCODE_FEATURE_NOT_SUPPORTED,
 							   psprintf("option \"%s\" does not support \"%s\" yet", name, value),
@@ -69,7 +69,7 @@ take_bool(bool *field, const char *name, const char *value, OutboxOptionError *e
 	if (parse_bool(value, field))
 		return true;
 	return bad_value(error, name, value, NULL,
-					 pstrdup("Allowed are \"true\" and \"false\"."));
+					 "Allowed are \"true\" and \"false\".");
 }
 
 static bool
@@ -83,7 +83,7 @@ take_topics(OutboxCoreOptions *core, const char *name, const char *value,
 		return true;
 	reason[0] = pg_toupper((unsigned char) reason[0]);
 	return bad_value(error, name, value, psprintf("%s.", reason),
-					 pstrdup("Allowed is a comma-separated list of patterns such as 'orders.*, payments, !orders.test'."));
+					 "Allowed is a comma-separated list of patterns such as 'orders.*, payments, !orders.test'.");
 }
 
 static bool
@@ -95,8 +95,8 @@ take_format(OutboxCoreOptions *core, const char *name, const char *value,
 		return true;
 	if (strcmp(value, "cloudevents") == 0 ||
 		strcmp(value, "cloudevents-structured") == 0)
-		return not_yet(error, name, value, pstrdup("Use \"plain\", the default."));
-	return bad_value(error, name, value, NULL, pstrdup("Allowed is \"plain\"."));
+		return not_yet(error, name, value, "Use \"plain\", the default.");
+	return bad_value(error, name, value, NULL, "Allowed is \"plain\".");
 }
 
 static bool
@@ -113,7 +113,7 @@ take_position_topic(OutboxCoreOptions *core, const char *name, const char *value
 {
 	if (value[0] == '\0')
 		return bad_value(error, name, value, NULL,
-						 pstrdup("Allowed is the name of a topic; leave it out for one named after the server."));
+						 "Allowed is the name of a topic; leave it out for one named after the server.");
 	core->position_topic = pstrdup(value);
 	return true;
 }
@@ -128,7 +128,7 @@ take_start(OutboxCoreOptions *core, const char *name, const char *value,
 		core->start = OUTBOX_START_EARLIEST;
 	else
 		return bad_value(error, name, value, NULL,
-						 pstrdup("Allowed are \"now\" and \"earliest\"."));
+						 "Allowed are \"now\" and \"earliest\".");
 	return true;
 }
 
@@ -142,7 +142,7 @@ take_on_error(OutboxCoreOptions *core, const char *name, const char *value,
 		core->on_error = OUTBOX_ON_ERROR_BLOCK;
 	else
 		return bad_value(error, name, value, NULL,
-						 pstrdup("Allowed are \"dead_letter\" and \"block\"."));
+						 "Allowed are \"dead_letter\" and \"block\".");
 	return true;
 }
 
@@ -221,7 +221,7 @@ take_home(OutboxCoreOptions *core, const char *name, const char *value,
 	}
 	if (!good)
 		return bad_value(error, name, value, NULL,
-						 pstrdup("Leave it out: it is written by CREATE SERVER."));
+						 "Leave it out: it is written by CREATE SERVER.");
 	core->home = pstrdup(value);
 	for (char *c = core->home; *c; c++)
 		*c = pg_tolower((unsigned char) *c);
@@ -297,8 +297,8 @@ take_extra(OutboxCoreOptions *core, const char *name, const char *value,
 	core->nextra = 0;
 	return outbox_option_error(error, ERRCODE_INVALID_PARAMETER_VALUE,
 							   psprintf("invalid value for option \"%s\"", name),
-							   pstrdup("It is not a list of pairs."),
-							   pstrdup("Allowed are pairs name=value separated by white space; a value with white space is put in single quotes, with a backslash before a quote or a backslash."));
+							   "It is not a list of pairs.",
+							   "Allowed are pairs name=value separated by white space; a value with white space is put in single quotes, with a backslash before a quote or a backslash.");
 }
 
 /* In the order of outbox_core_option_names. */

@@ -55,9 +55,9 @@ typedef struct OutboxCoreOptions
 typedef struct OutboxOptionError
 {
 	int			sqlerrcode;
-	char	   *message;
-	char	   *detail;			/* or NULL */
-	char	   *hint;			/* or NULL */
+	const char *message;
+	const char *detail;			/* or NULL */
+	const char *hint;			/* or NULL */
 } OutboxOptionError;
 
 typedef enum OutboxOptionResult
@@ -81,7 +81,7 @@ extern OutboxOptionResult outbox_core_option_take(OutboxCoreOptions *core,
 
 /* Set an error; returns false for the caller to return. */
 extern bool outbox_option_error(OutboxOptionError *error, int sqlerrcode,
-								char *message, char *detail, char *hint);
+								const char *message, const char *detail, const char *hint);
 
 #pragma GCC visibility pop
 

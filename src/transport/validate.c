@@ -19,8 +19,6 @@
  */
 #include "postgres.h"
 
-#include <math.h>
-
 #include "access/reloptions.h"
 #include "catalog/pg_foreign_data_wrapper.h"
 #include "catalog/pg_foreign_server.h"
@@ -192,122 +190,6 @@ unknown_hint(const OutboxValidator *validator, const char *name, bool mapping)
 	return buf.data;
 }
 
-static bool
-bad_value(OutboxOptionError *error, const OutboxProperty *property,
-		  const char *value, char *hint)
-{
-	return outbox_option_error(error, ERRCODE_INVALID_PARAMETER_VALUE,
-							   psprintf("invalid value for option \"%s\": \"%s\"",
-										property->name, value),
-							   NULL, hint);
-}
-
-static bool
-check_integer(const OutboxProperty *property, const char *value, OutboxOptionError *error)
-{
-	const char *digits = value + (*value == '-');
-	size_t		ndigits = strspn(digits, "0123456789");
-	double		number = strtod(value, NULL);
-
-	/* the library would take 010 for octal, and 10x for 10 */
-	if (ndigits > 0 && digits[ndigits] == '\0' &&
-		(ndigits == 1 || digits[0] != '0') &&
-		number >= property->min && number <= property->max)
-		return true;
-	return bad_value(error, property, value,
-					 psprintf("Allowed is an integer from %.0f to %.0f.",
-							  property->min, property->max));
-}
-
-static bool
-check_float(const OutboxProperty *property, const char *value, OutboxOptionError *error)
-{
-	char	   *end;
-	double		number = strtod(value, &end);
-
-	if (end != value && *end == '\0' &&
-		value[strspn(value, "0123456789.+-eE")] == '\0' &&
-		number >= property->min && number <= property->max)
-		return true;
-	return bad_value(error, property, value,
-					 psprintf("Allowed is a number from %.0f to %.0f.",
-							  property->min, property->max));
-}
-
-/* Is this word (of len bytes) in a comma-separated list? */
-static bool
-in_values(const char *values, const char *word, int len)
-{
-	while (len > 0 && *values)
-	{
-		int			n;
-
-		values += strspn(values, ", ");
-		n = strcspn(values, ",");
-		if (n == len && pg_strncasecmp(values, word, len) == 0)
-			return true;
-		values += n;
-	}
-	return false;
-}
-
-static bool
-check_flags(const OutboxProperty *property, const char *value, OutboxOptionError *error)
-{
-	const char *pos = value;
-
-	for (;;)
-	{
-		int			len;
-		int			n;
-
-		pos += strspn(pos, " ");
-		len = strcspn(pos, ",");
-		for (n = len; n > 0 && pos[n - 1] == ' '; n--)
-			;
-		if (!in_values(property->values, pos, n))
-			return bad_value(error, property, value,
-							 psprintf("Allowed is a comma-separated list of: %s.", property->values));
-		pos += len;
-		if (*pos++ == '\0')
-			return true;
-	}
-}
-
-static bool
-check_by_type(const OutboxProperty *property, const char *value, OutboxOptionError *error)
-{
-	switch (property->type)
-	{
-		case OUTBOX_PROPERTY_INTEGER:
-			return check_integer(property, value, error);
-		case OUTBOX_PROPERTY_FLOAT:
-			return check_float(property, value, error);
-		case OUTBOX_PROPERTY_BOOLEAN:
-			if (in_values("true,false,t,f,1,0", value, strlen(value)))
-				return true;
-			return bad_value(error, property, value,
-							 pstrdup("Allowed are \"true\" and \"false\"."));
-		case OUTBOX_PROPERTY_ENUM:
-			if (in_values(property->values, value, strlen(value)))
-				return true;
-			return bad_value(error, property, value,
-							 psprintf("Allowed are: %s.", property->values));
-		case OUTBOX_PROPERTY_FLAGS:
-			return check_flags(property, value, error);
-		case OUTBOX_PROPERTY_STRING:
-		case OUTBOX_PROPERTY_API:
-			break;
-	}
-	return true;
-}
-
-static char *
-copy_or_null(const char *text)
-{
-	return text ? pstrdup(text) : NULL;
-}
-
 /* Nobody may set it, or not this user. */
 static bool
 check_power(const OutboxValidator *validator, const char *name, OutboxOptionError *error)
@@ -319,7 +201,7 @@ check_power(const OutboxValidator *validator, const char *name, OutboxOptionErro
 	if (rule)
 		return outbox_option_error(error, ERRCODE_FDW_INVALID_OPTION_NAME,
 								   psprintf("option \"%s\" cannot be set", name),
-								   copy_or_null(rule->reason), copy_or_null(rule->hint));
+								   rule->reason, rule->hint);
 	if (property && property->type == OUTBOX_PROPERTY_API)
 		return outbox_option_error(error, ERRCODE_FDW_INVALID_OPTION_NAME,
 								   psprintf("option \"%s\" cannot be set", name),
@@ -329,7 +211,7 @@ check_power(const OutboxValidator *validator, const char *name, OutboxOptionErro
 	if (property && !(property->scope & OUTBOX_FOR_PRODUCER))
 		return outbox_option_error(error, ERRCODE_FDW_INVALID_OPTION_NAME,
 								   psprintf("option \"%s\" cannot be set", name),
-								   pstrdup("It is not a producer property: it belongs to consumers."),
+								   "It is not a producer property: it belongs to consumers.",
 								   NULL);
 
 	rule = rule_find(validator, OUTBOX_RULE_SUPERUSER, name);
@@ -337,7 +219,7 @@ check_power(const OutboxValidator *validator, const char *name, OutboxOptionErro
 		return outbox_option_error(error, ERRCODE_INSUFFICIENT_PRIVILEGE,
 								   psprintf("only a superuser may set option \"%s\", or alter what has it set",
 											name),
-								   copy_or_null(rule->reason), copy_or_null(rule->hint));
+								   rule->reason, rule->hint);
 	return true;
 }
 
@@ -348,14 +230,14 @@ check_place(const OutboxValidator *validator, const char *name, bool mapping,
 	if (!mapping && rule_find(validator, OUTBOX_RULE_SECRET, name))
 		return outbox_option_error(error, ERRCODE_FDW_INVALID_OPTION_NAME,
 								   psprintf("option \"%s\" is a secret and cannot be set on a server", name),
-								   pstrdup("Every user of the database can read a server's options."),
+								   "Every user of the database can read a server's options.",
 								   psprintf("Put it into a user mapping: CREATE USER MAPPING FOR PUBLIC SERVER ... OPTIONS (\"%s\" '...').",
 											name));
 	if (mapping && !is_for_mapping(validator, name))
 		return outbox_option_error(error, ERRCODE_FDW_INVALID_OPTION_NAME,
 								   psprintf("option \"%s\" cannot be set in a user mapping", name),
-								   pstrdup("User mappings hold credentials only."),
-								   pstrdup("Set it on the server."));
+								   "User mappings hold credentials only.",
+								   "Set it on the server.");
 	return true;
 }
 
@@ -364,6 +246,7 @@ check_property(const OutboxValidator *validator, const char *name, const char *v
 			   bool mapping, OutboxOptionError *error)
 {
 	const OutboxProperty *property = property_find(validator, name);
+	const OutboxRule *check = rule_find(validator, OUTBOX_RULE_CHECK, name);
 
 	if (!check_power(validator, name, error))
 		return false;
@@ -380,8 +263,8 @@ check_property(const OutboxValidator *validator, const char *name, const char *v
 								   psprintf("invalid option \"%s\"", name), NULL,
 								   unknown_hint(validator, name, mapping));
 	return check_place(validator, name, mapping, error) &&
-		check_by_type(property, value, error) &&
-		validator->check_value(name, value, error);
+		outbox_check_type(property, value, error) &&
+		(check == NULL || check->check(name, value, error));
 }
 
 /*
@@ -394,7 +277,7 @@ check_extra(const OutboxValidator *validator, const OutboxCoreOptions *core,
 {
 	if (!superuser())
 		return outbox_option_error(error, ERRCODE_INSUFFICIENT_PRIVILEGE,
-								   pstrdup("only a superuser may set option \"extra\", or alter what has it set"),
+								   "only a superuser may set option \"extra\", or alter what has it set",
 								   psprintf("Its pairs go to %s unchecked.", validator->library),
 								   NULL);
 
@@ -408,7 +291,7 @@ check_extra(const OutboxValidator *validator, const OutboxCoreOptions *core,
 				return outbox_option_error(error, ERRCODE_FDW_INVALID_OPTION_NAME,
 										   psprintf("option \"%s\" cannot be set in \"extra\"", name),
 										   NULL,
-										   pstrdup("Set it as an option of its own."));
+										   "Set it as an option of its own.");
 		}
 		if (!check_power(validator, name, error) ||
 			!check_place(validator, name, false, error))
@@ -441,7 +324,7 @@ check_twice(const OutboxValidator *validator, int noptions,
 										   psprintf("option \"%s\" is set twice", options[i].name) :
 										   psprintf("options \"%s\" and \"%s\" set the same property",
 													options[j].name, options[i].name),
-										   NULL, pstrdup("Leave out one of them."));
+										   NULL, "Leave out one of them.");
 		}
 	}
 	return true;
@@ -456,7 +339,7 @@ check_encoding(const char *name, const char *value, OutboxOptionError *error)
 		return true;
 	return outbox_option_error(error, ERRCODE_CHARACTER_NOT_IN_REPERTOIRE,
 							   psprintf("invalid value for option \"%s\"", name),
-							   pstrdup("It is not valid UTF-8."), NULL);
+							   "It is not valid UTF-8.", NULL);
 }
 
 /*
@@ -490,17 +373,17 @@ validate_wrapper(List *options, OutboxOptionError *error)
 		if (strcmp(def->defname, "library") != 0)
 			return outbox_option_error(error, ERRCODE_FDW_INVALID_OPTION_NAME,
 									   psprintf("invalid option \"%s\"", def->defname), NULL,
-									   pstrdup("The only option of the wrapper is \"library\"."));
+									   "The only option of the wrapper is \"library\".");
 		if (*value == '\0' ||
 			value[strspn(value, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_")] != '\0')
 			return outbox_option_error(error, ERRCODE_INVALID_PARAMETER_VALUE,
 									   psprintf("invalid value for option \"library\": \"%s\"", value), NULL,
-									   pstrdup("Allowed is the name of a library in the server's library directory: letters, digits and underscores."));
+									   "Allowed is the name of a library in the server's library directory: letters, digits and underscores.");
 		found = true;
 	}
 	return found ||
 		outbox_option_error(error, ERRCODE_FDW_DYNAMIC_PARAMETER_VALUE_NEEDED,
-							pstrdup("option \"library\" is required"), NULL, NULL);
+							"option \"library\" is required", NULL, NULL);
 }
 
 /* Could the broker have a topic of that name? */
@@ -508,13 +391,30 @@ static bool
 check_position_topic(const OutboxValidator *validator, const char *value,
 					 OutboxOptionError *error)
 {
-	const char *reason = validator->check_topic(value, strlen(value));
+	const char *reason = validator->ddl.check_topic(value, strlen(value));
 
 	if (reason == NULL)
 		return true;
 	return outbox_option_error(error, ERRCODE_INVALID_PARAMETER_VALUE,
 							   psprintf("invalid value for option \"position_topic\": \"%s\"", value),
 							   psprintf("%s.", reason), NULL);
+}
+
+static bool
+check_required(const OutboxValidator *validator, int noptions, const OutboxOption *options,
+			   OutboxOptionError *error)
+{
+	for (int i = 0; i < validator->nrules; i++)
+	{
+		const OutboxRule *rule = &validator->rules[i];
+
+		if (rule->kind == OUTBOX_RULE_REQUIRED &&
+			outbox_option_find(noptions, options, rule->pattern) == NULL)
+			return outbox_option_error(error, ERRCODE_FDW_DYNAMIC_PARAMETER_VALUE_NEEDED,
+									   psprintf("option \"%s\" is required", rule->pattern),
+									   rule->reason, rule->hint);
+	}
+	return true;
 }
 
 static bool
@@ -559,7 +459,8 @@ validate_server(const OutboxValidator *validator, List *options, OutboxOptionErr
 	for (int i = 0; i < core.nextra; i++)
 		all[n++] = core.extra[i];
 	return check_twice(validator, n, all, error) &&
-		validator->check_server(n, all, error);
+		check_required(validator, n, all, error) &&
+		(validator->check_server == NULL || validator->check_server(n, all, error));
 }
 
 static bool
@@ -604,7 +505,7 @@ outbox_validate(const OutboxValidator *validator, Datum options, Oid catalog)
 								   psprintf("invalid option \"%s\"",
 											linitial_node(DefElem, list)->defname),
 								   NULL,
-								   pstrdup("There are no valid options in this context."));
+								   "There are no valid options in this context.");
 	if (!good)
 		raise_error(&error);
 }

@@ -69,7 +69,7 @@ is($pg->sql("SELECT string_agg(format('%s %s', topic, place), ', ' ORDER BY n) F
 	'the subject is the topic, the sequence the offset');
 is($pg->sql("SELECT headers - 'content-type' FROM effect WHERE handler = 'one' AND place = 1"),
 	'{"none": "", "blank": " x ", "lines": "a\nb%41", "colour": ["blue", "red"], "message-id": "my id"}', 'headers as they were');
-is($pg->sql("SELECT string_agg(format('%s|%s|%s', split_part(message_id, '@', 1), key, payload IS NULL), ', ' ORDER BY n) FROM effect WHERE handler = 'one' AND place IN (1, 5, 6)"),
+is($pg->sql("SELECT string_agg(format('%s|%s|%s', split_part(message_id, chr(64), 1), key, payload IS NULL), ', ' ORDER BY n) FROM effect WHERE handler = 'one' AND place IN (1, 5, 6)"),
 	'my id|k|f, theirs||f, EVENTS/0/6||f', 'the message id, also of others; without one the place');
 like($pg->sql("SELECT message_id FROM effect WHERE handler = 'one' AND place = 6"), qr/^EVENTS\/0\/6\@20\d\d-/, 'in the stream of that time');
 is($pg->sql("SELECT payload IS NULL FROM effect WHERE handler = 'one' AND place = 2"), 't', 'a tombstone');

@@ -14,7 +14,6 @@
  */
 #include "postgres.h"
 
-#include "fmgr.h"
 #include "lib/stringinfo.h"
 #include "miscadmin.h"
 #include "transport/validate.h"
@@ -25,7 +24,6 @@ PG_MODULE_MAGIC;
 
 #define MAX_TOPIC_LEN	249
 #define MAX_IN_FLIGHT	5		/* of an idempotent producer */
-#define MAX_PORT		65535
 
 #define DURABLE			"The relay owns it: every in-sync replica must acknowledge, and a message is retried until it is delivered."
 #define ORDER			"The relay owns it: order and delivery without duplicates rest on it."
@@ -36,6 +34,80 @@ PG_MODULE_MAGIC;
 #define CODE			"It makes the server load code."
 #define PROGRAMS		"It makes the server read files and run programs."
 #define URLS			"It makes the server call a URL."
+
+/* Words that the library takes for properties that it documents as text. */
+static const char *const mechanisms[] = {
+	"PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", "OAUTHBEARER", "GSSAPI", NULL
+};
+static const char *const partitioners[] = {
+	"random", "consistent", "consistent_random", "murmur2", "murmur2_random",
+	"fnv1a", "fnv1a_random", NULL
+};
+
+static bool
+check_word(const char *name, const char *value, const char *const *words,
+		   OutboxOptionError *error)
+{
+	StringInfoData hint;
+
+	for (int i = 0; words[i]; i++)
+	{
+		if (strcmp(words[i], value) == 0)
+			return true;
+	}
+
+	initStringInfo(&hint);
+	for (int i = 0; words[i]; i++)
+		appendStringInfo(&hint, "%s%s", i ? ", " : "Allowed are: ", words[i]);
+	appendStringInfoChar(&hint, '.');
+	return outbox_bad_value(name, value, NULL, hint.data, error);
+}
+
+static bool
+check_mechanism(const char *name, const char *value, OutboxOptionError *error)
+{
+	if (!check_word(name, value, mechanisms, error))
+		return false;
+	if (strcmp(value, "GSSAPI") == 0 && !superuser())
+		return outbox_option_error(error, ERRCODE_INSUFFICIENT_PRIVILEGE,
+								   psprintf("only a superuser may set option \"%s\" to \"%s\", or alter what has it set",
+											name, value),
+								   PROGRAMS, NULL);
+	return true;
+}
+
+static bool
+check_partitioner(const char *name, const char *value, OutboxOptionError *error)
+{
+	return check_word(name, value, partitioners, error);
+}
+
+static bool
+check_in_flight(const char *name, const char *value, OutboxOptionError *error)
+{
+	return atoi(value) <= MAX_IN_FLIGHT ||
+		outbox_bad_value(name, value,
+						 "With more requests in flight a broker cannot keep the order of retries.",
+						 psprintf("Allowed is an integer from 1 to %d.", MAX_IN_FLIGHT), error);
+}
+
+/* One broker: [protocol://]host[:port]. */
+static bool
+is_broker(const char *text, const char *end)
+{
+	for (const char *c = text; end - c >= 3; c++)
+		if (strncmp(c, "://", 3) == 0)
+			return outbox_is_address(c + 3, end);
+	return outbox_is_address(text, end);
+}
+
+static bool
+check_brokers(const char *name, const char *value, OutboxOptionError *error)
+{
+	return outbox_check_list(name, value, is_broker,
+							 "Allowed is a comma-separated list of brokers such as 'broker1:9092,broker2:9092'.",
+							 error);
+}
 
 static const OutboxRule kafka_rules[] = {
 	{OUTBOX_RULE_REFUSED, "metadata.broker.list", "It is another name of a property.", "Use \"bootstrap.servers\"."},
@@ -94,148 +166,17 @@ static const OutboxRule kafka_rules[] = {
 	{OUTBOX_RULE_CREDENTIAL, "ssl.ca.pem"},
 	{OUTBOX_RULE_CREDENTIAL, "sasl.oauthbearer.client.id"},
 	{OUTBOX_RULE_CREDENTIAL, "sasl.oauthbearer.*.client.id"},
-	{OUTBOX_RULE_CREDENTIAL, "sasl.oauthbearer.config"}
+	{OUTBOX_RULE_CREDENTIAL, "sasl.oauthbearer.config"},
+
+	{OUTBOX_RULE_REQUIRED, "bootstrap.servers", .hint = "Name one broker or more: OPTIONS (\"bootstrap.servers\" 'broker1:9092,broker2:9092')."},
+
+	{OUTBOX_RULE_CHECK, "bootstrap.servers", .check = check_brokers},
+	{OUTBOX_RULE_CHECK, "sasl.mechanism", .check = check_mechanism},
+	{OUTBOX_RULE_CHECK, "sasl.mechanisms", .check = check_mechanism},
+	{OUTBOX_RULE_CHECK, "partitioner", .check = check_partitioner},
+	{OUTBOX_RULE_CHECK, "max.in.flight*", .check = check_in_flight},
+	{OUTBOX_RULE_CHECK, "*.pem", .check = outbox_check_pem},
 };
-
-/* Words that the library takes for properties that it documents as text. */
-static const char *const mechanisms[] = {
-	"PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", "OAUTHBEARER", "GSSAPI", NULL
-};
-static const char *const partitioners[] = {
-	"random", "consistent", "consistent_random", "murmur2", "murmur2_random",
-	"fnv1a", "fnv1a_random", NULL
-};
-
-static bool
-is_mechanism(const char *name)
-{
-	return strcmp(name, "sasl.mechanism") == 0 || strcmp(name, "sasl.mechanisms") == 0;
-}
-
-static bool
-check_word(const char *name, const char *value, const char *const *words,
-		   OutboxOptionError *error)
-{
-	StringInfoData hint;
-
-	for (int i = 0; words[i]; i++)
-	{
-		if (strcmp(words[i], value) == 0)
-			return true;
-	}
-
-	initStringInfo(&hint);
-	for (int i = 0; words[i]; i++)
-		appendStringInfo(&hint, "%s%s", i ? ", " : "Allowed are: ", words[i]);
-	appendStringInfoChar(&hint, '.');
-	return outbox_option_error(error, ERRCODE_INVALID_PARAMETER_VALUE,
-							   psprintf("invalid value for option \"%s\": \"%s\"", name, value),
-							   NULL, hint.data);
-}
-
-static bool
-check_mechanism(const char *name, const char *value, OutboxOptionError *error)
-{
-	if (!check_word(name, value, mechanisms, error))
-		return false;
-	if (strcmp(value, "GSSAPI") == 0 && !superuser())
-		return outbox_option_error(error, ERRCODE_INSUFFICIENT_PRIVILEGE,
-								   psprintf("only a superuser may set option \"%s\" to \"%s\", or alter what has it set",
-											name, value),
-								   pstrdup(PROGRAMS), NULL);
-	return true;
-}
-
-/* One broker: [protocol://]host[:port], an IPv6 address in brackets. */
-static bool
-is_broker(const char *text, int len)
-{
-	const char *end = text + len;
-	const char *host = text;
-	const char *colon = NULL;
-
-	for (const char *c = text; c < end; c++)
-	{
-		if ((unsigned char) *c <= ' ')
-			return false;
-		if (c + 2 < end && strncmp(c, "://", 3) == 0)
-			host = c + 3;
-	}
-	for (const char *c = end; c > host && colon == NULL && c[-1] != ']'; c--)
-	{
-		if (c[-1] == ':')
-			colon = c - 1;
-	}
-
-	if (colon)
-	{
-		int			ndigits = strspn(colon + 1, "0123456789");
-		int			port = atoi(colon + 1);
-
-		if (ndigits == 0 || ndigits > 5 || colon + 1 + ndigits != end ||
-			port < 1 || port > MAX_PORT)
-			return false;
-		end = colon;
-	}
-	if (end == host)
-		return false;
-	if (*host == '[')
-		return end[-1] == ']' && end > host + 2;
-	return memchr(host, ':', end - host) == NULL;
-}
-
-static bool
-check_brokers(const char *name, const char *value, OutboxOptionError *error)
-{
-	const char *pos = value;
-
-	for (;;)
-	{
-		int			skip = strspn(pos, " ");
-		int			len = strcspn(pos, ",");
-		int			n = len;
-
-		while (n > skip && pos[n - 1] == ' ')
-			n--;
-		if (!is_broker(pos + skip, n - skip))
-			return outbox_option_error(error, ERRCODE_INVALID_PARAMETER_VALUE,
-									   psprintf("invalid value for option \"%s\": \"%s\"", name, value),
-									   NULL,
-									   pstrdup("Allowed is a comma-separated list of brokers such as 'broker1:9092,broker2:9092'."));
-		pos += len;
-		if (*pos++ == '\0')
-			return true;
-	}
-}
-
-/* Checks beyond what the library's own table says. */
-static bool
-kafka_check_value(const char *name, const char *value, OutboxOptionError *error)
-{
-	int			len = strlen(name);
-
-	if (strcmp(name, "bootstrap.servers") == 0)
-		return check_brokers(name, value, error);
-	if (is_mechanism(name))
-		return check_mechanism(name, value, error);
-	if (strcmp(name, "partitioner") == 0)
-		return check_word(name, value, partitioners, error);
-	if (strncmp(name, "max.in.flight", strlen("max.in.flight")) == 0 &&
-		atoi(value) > MAX_IN_FLIGHT)
-		return outbox_option_error(error, ERRCODE_INVALID_PARAMETER_VALUE,
-								   psprintf("invalid value for option \"%s\": \"%s\"", name, value),
-								   pstrdup("With more requests in flight a broker cannot keep the order of retries."),
-								   psprintf("Allowed is an integer from 1 to %d.", MAX_IN_FLIGHT));
-
-	/* the value may be a secret: not in the error */
-	if (len > 4 && strcmp(name + len - 4, ".pem") == 0 &&
-		strstr(value, "-----BEGIN ") == NULL)
-		return outbox_option_error(error, ERRCODE_INVALID_PARAMETER_VALUE,
-								   psprintf("invalid value for option \"%s\"", name),
-								   pstrdup("It is not PEM text: there is no \"-----BEGIN\" line."),
-								   NULL);
-	return true;
-}
 
 /* The mechanism of a server that uses SASL. */
 static bool
@@ -250,16 +191,16 @@ check_sasl(int noptions, const OutboxOption *options, const char *mechanism,
 
 	if (mechanism == NULL)
 		return outbox_option_error(error, ERRCODE_FDW_DYNAMIC_PARAMETER_VALUE_NEEDED,
-								   pstrdup("option \"sasl.mechanism\" is required where \"security.protocol\" uses SASL"),
-								   pstrdup("The library's own default is GSSAPI, which is for superusers only."),
-								   pstrdup("Set it, for example to \"PLAIN\" or \"SCRAM-SHA-512\"."));
+								   "option \"sasl.mechanism\" is required where \"security.protocol\" uses SASL",
+								   "The library's own default is GSSAPI, which is for superusers only.",
+								   "Set it, for example to \"PLAIN\" or \"SCRAM-SHA-512\".");
 	if (strcmp(mechanism, "OAUTHBEARER") == 0 && metadata == NULL &&
 		(method == NULL || pg_strcasecmp(method, "oidc") != 0) &&
 		(unsecure == NULL || strchr("tT1", unsecure[0]) == NULL))
 		return outbox_option_error(error, ERRCODE_FDW_DYNAMIC_PARAMETER_VALUE_NEEDED,
-								   pstrdup("option \"sasl.oauthbearer.method\" is required for \"sasl.mechanism\" \"OAUTHBEARER\""),
-								   pstrdup("The library's default method needs a program that hands it tokens."),
-								   pstrdup("Set it to \"oidc\", with \"sasl.oauthbearer.token.endpoint.url\"."));
+								   "option \"sasl.oauthbearer.method\" is required for \"sasl.mechanism\" \"OAUTHBEARER\"",
+								   "The library's default method needs a program that hands it tokens.",
+								   "Set it to \"oidc\", with \"sasl.oauthbearer.token.endpoint.url\".");
 	return true;
 }
 
@@ -274,14 +215,9 @@ kafka_check_server(int noptions, const OutboxOption *options, OutboxOptionError 
 	if (mechanism == NULL)
 		mechanism = outbox_option_find(noptions, options, "sasl.mechanisms");
 
-	if (outbox_option_find(noptions, options, "bootstrap.servers") == NULL)
-		return outbox_option_error(error, ERRCODE_FDW_DYNAMIC_PARAMETER_VALUE_NEEDED,
-								   pstrdup("option \"bootstrap.servers\" is required"),
-								   NULL,
-								   pstrdup("Name one broker or more: OPTIONS (\"bootstrap.servers\" 'broker1:9092,broker2:9092')."));
 	if (backoff && backoff_max && atoi(backoff) > atoi(backoff_max))
 		return outbox_option_error(error, ERRCODE_INVALID_PARAMETER_VALUE,
-								   pstrdup("option \"reconnect.backoff.max.ms\" must not be less than \"reconnect.backoff.ms\""),
+								   "option \"reconnect.backoff.max.ms\" must not be less than \"reconnect.backoff.ms\"",
 								   NULL, NULL);
 	if (protocol && pg_strncasecmp(protocol, "sasl", 4) == 0)
 		return check_sasl(noptions, options, mechanism, error);
@@ -317,36 +253,18 @@ kafka_check_topic(const char *topic, size_t len)
 }
 
 static const OutboxValidator kafka_validator = {
+	.ddl = {
+		.abi = OUTBOX_TRANSPORT_ABI,
+		.name = "kafka",
+		.check_topic = kafka_check_topic,
+		.check_header = NULL	/* any name is fine */
+	},
 	.library = "librdkafka",
 	.nproperties = lengthof(kafka_properties),
 	.properties = kafka_properties,
 	.nrules = lengthof(kafka_rules),
 	.rules = kafka_rules,
-	.check_topic = kafka_check_topic,
-	.check_value = kafka_check_value,
 	.check_server = kafka_check_server
 };
 
-PG_FUNCTION_INFO_V1(outbox_kafka_validator);
-
-Datum
-outbox_kafka_validator(PG_FUNCTION_ARGS)
-{
-	outbox_validate(&kafka_validator, PG_GETARG_DATUM(0), PG_GETARG_OID(1));
-	PG_RETURN_VOID();
-}
-
-static const OutboxTransportDdl kafka_ddl = {
-	.abi = OUTBOX_TRANSPORT_ABI,
-	.name = "kafka",
-	.check_topic = kafka_check_topic,
-	.check_header = NULL		/* any name is fine */
-};
-
-extern PGDLLEXPORT const OutboxTransportDdl *outbox_transport_ddl(void);
-
-const OutboxTransportDdl *
-outbox_transport_ddl(void)
-{
-	return &kafka_ddl;
-}
+OUTBOX_DDL_LIBRARY(outbox_kafka_validator, kafka_validator);

@@ -13,15 +13,11 @@
  */
 #include "postgres.h"
 
-#include <ctype.h>
-
-#include "fmgr.h"
 #include "transport/validate.h"
 
 PG_MODULE_MAGIC;
 
 #define MAX_STREAM		255		/* bytes of a stream's name */
-#define MAX_PORT		65535
 #define MAX_REPLICAS	5
 #define SEED_LEN		58		/* characters of an nkey's seed */
 
@@ -44,91 +40,25 @@ static const OutboxProperty nats_properties[] = {
 	{"credentials", OUTBOX_PROPERTY_STRING, BOTH},
 };
 
-static const OutboxRule nats_rules[] = {
-	{OUTBOX_RULE_SECRET, "password"},
-	{OUTBOX_RULE_SECRET, "token"},
-	{OUTBOX_RULE_SECRET, "nkey_seed"},
-	{OUTBOX_RULE_SECRET, "credentials"},
-	{OUTBOX_RULE_SECRET, "tls_key"},
-	{OUTBOX_RULE_CREDENTIAL, "user"},
-	{OUTBOX_RULE_CREDENTIAL, "tls_certificate"},
-	{OUTBOX_RULE_CREDENTIAL, "tls_ca"},
-};
-
 /* --- url ------------------------------------------------------------------------- */
-
-/* host, or host:port; an IPv6 address in brackets. */
-static bool
-is_address(const char *text, const char *end)
-{
-	const char *colon = end;
-	long		port;
-
-	for (const char *c = text; c < end; c++)
-		if ((unsigned char) *c <= ' ' || strchr("/?#", *c) != NULL)
-			return false;
-	if (text < end && *text == '[')
-	{
-		const char *bracket = memchr(text, ']', end - text);
-
-		if (bracket == NULL || bracket < text + 3)
-			return false;
-		colon = bracket + 1;
-	}
-	else if ((colon = memchr(text, ':', end - text)) == NULL)
-		colon = end;
-	if (colon == text)
-		return false;
-	if (colon == end)
-		return true;
-	if (*colon++ != ':' || colon == end || end - colon > 5 ||
-		strspn(colon, "0123456789") < (size_t) (end - colon))
-		return false;
-	port = strtol(colon, NULL, 10);
-	return port >= 1 && port <= MAX_PORT;
-}
 
 static bool
 is_url(const char *text, const char *end)
 {
-	if (end - text > 7 && strncmp(text, "nats://", 7) == 0)
-		text += 7;
-	else if (end - text > 6 && strncmp(text, "tls://", 6) == 0)
-		text += 6;
-	else
-		return false;
-	return is_address(text, end);
+	return (outbox_skip(&text, end, "nats://") || outbox_skip(&text, end, "tls://")) &&
+		outbox_is_address(text, end);
 }
 
 static bool
 check_url(const char *name, const char *value, OutboxOptionError *error)
 {
-	const char *pos = value;
-
-	/* something stands there that may be a password: not in the error */
+	/* something stands there that may be a password */
 	if (strchr(value, '@') != NULL)
-		return outbox_option_error(error, ERRCODE_INVALID_PARAMETER_VALUE,
-								   psprintf("invalid value for option \"%s\"", name),
-								   pstrdup("It contains a user, a password or a token."),
-								   pstrdup("Set them in a user mapping: CREATE USER MAPPING."));
-	for (;;)
-	{
-		const char *end;
-		const char *next;
-
-		pos += strspn(pos, " ");
-		next = end = pos + strcspn(pos, ",");
-		while (end > pos && end[-1] == ' ')
-			end--;
-		if (!is_url(pos, end))
-			return outbox_option_error(error, ERRCODE_INVALID_PARAMETER_VALUE,
-									   psprintf("invalid value for option \"%s\": \"%s\"", name, value),
-									   NULL,
-									   pstrdup("Allowed is a comma-separated list of URLs such as 'nats://host:4222' or 'tls://host'."));
-		if (*next == '\0')
-			return true;
-		pos = next + 1;
-	}
+		return outbox_bad_value(name, NULL, "It contains a user, a password or a token.",
+								"Set them in a user mapping: CREATE USER MAPPING.", error);
+	return outbox_check_list(name, value, is_url,
+							 "Allowed is a comma-separated list of URLs such as 'nats://host:4222' or 'tls://host'.",
+							 error);
 }
 
 /* --- subjects -------------------------------------------------------------------- */
@@ -189,27 +119,17 @@ nats_check_header(const char *name, size_t len)
 /* --- values ---------------------------------------------------------------------- */
 
 static bool
-bad_value(OutboxOptionError *error, const char *name, const char *value, const char *detail,
-		  const char *hint)
-{
-	return outbox_option_error(error, ERRCODE_INVALID_PARAMETER_VALUE,
-							   value == NULL ? psprintf("invalid value for option \"%s\"", name) :
-							   psprintf("invalid value for option \"%s\": \"%s\"", name, value),
-							   pstrdup(detail), hint ? pstrdup(hint) : NULL);
-}
-
-static bool
 check_stream(const char *name, const char *value, OutboxOptionError *error)
 {
 	size_t		len = strlen(value);
 
 	if (len == 0 || len > MAX_STREAM)
-		return bad_value(error, name, value, "The name of a stream has 1 to 255 bytes.", NULL);
+		return outbox_bad_value(name, value, "The name of a stream has 1 to 255 bytes.", NULL, error);
 	for (const char *c = value; *c; c++)
 		if ((unsigned char) *c <= ' ' || *c == 0x7f || strchr(".*>/\\", *c) != NULL)
-			return bad_value(error, name, value,
-							 "The name of a stream has no white space and none of the characters . * > / \\.",
-							 NULL);
+			return outbox_bad_value(name, value,
+									"The name of a stream has no white space and none of the characters . * > / \\.",
+									NULL, error);
 	return true;
 }
 
@@ -218,86 +138,61 @@ check_prefix(const char *name, const char *value, OutboxOptionError *error)
 {
 	const char *why = check_subject(value, strlen(value), true);
 
-	return why == NULL ||
-		bad_value(error, name, value, psprintf("%s.", why), NULL);
-}
-
-/* Of a secret: the value is not in the error. */
-static bool
-check_secret(const char *name, const char *value, OutboxOptionError *error)
-{
-	if (strcmp(name, "nkey_seed") == 0 && (strlen(value) != SEED_LEN || strncmp(value, "SU", 2) != 0))
-		return bad_value(error, name, NULL, "The seed of a user's nkey has 58 characters and begins with \"SU\".",
-						 NULL);
-	if (strcmp(name, "credentials") == 0 &&
-		(strstr(value, "-----BEGIN NATS USER JWT-----") == NULL ||
-		 strstr(value, "-----BEGIN USER NKEY SEED-----") == NULL))
-		return bad_value(error, name, NULL, "It is not the content of a credentials file.",
-						 "Give the text of the file, with a user's JWT and the seed of its nkey.");
-	if (strncmp(name, "tls_", 4) == 0 && strstr(value, "-----BEGIN ") == NULL)
-		return bad_value(error, name, NULL, "It is not PEM text: there is no \"-----BEGIN\" line.", NULL);
-	return true;
+	return why == NULL || outbox_bad_value(name, value, psprintf("%s.", why), NULL, error);
 }
 
 static bool
-nats_check_value(const char *name, const char *value, OutboxOptionError *error)
+check_seed(const char *name, const char *value, OutboxOptionError *error)
 {
-	if (strcmp(name, "url") == 0)
-		return check_url(name, value, error);
-	if (strcmp(name, "stream") == 0)
-		return check_stream(name, value, error);
-	if (strcmp(name, "subject_prefix") == 0)
-		return check_prefix(name, value, error);
-	if (strcmp(name, "tls_verify") == 0)
-		return true;
-	return check_secret(name, value, error);
+	return (strlen(value) == SEED_LEN && strncmp(value, "SU", 2) == 0) ||
+		outbox_bad_value(name, NULL, "The seed of a user's nkey has 58 characters and begins with \"SU\".",
+						 NULL, error);
 }
 
 static bool
-nats_check_server(int noptions, const OutboxOption *options, OutboxOptionError *error)
+check_credentials(const char *name, const char *value, OutboxOptionError *error)
 {
-	if (outbox_option_find(noptions, options, "url") == NULL)
-		return outbox_option_error(error, ERRCODE_FDW_DYNAMIC_PARAMETER_VALUE_NEEDED,
-								   pstrdup("option \"url\" is required"), NULL,
-								   pstrdup("Name one NATS server or more: OPTIONS (url 'nats://host:4222')."));
-	if (outbox_option_find(noptions, options, "stream") == NULL)
-		return outbox_option_error(error, ERRCODE_FDW_DYNAMIC_PARAMETER_VALUE_NEEDED,
-								   pstrdup("option \"stream\" is required"), NULL,
-								   pstrdup("Name the JetStream stream that keeps the messages: OPTIONS (stream 'EVENTS')."));
-	return true;
+	return (strstr(value, "-----BEGIN NATS USER JWT-----") != NULL &&
+			strstr(value, "-----BEGIN USER NKEY SEED-----") != NULL) ||
+		outbox_bad_value(name, NULL, "It is not the content of a credentials file.",
+						 "Give the text of the file, with a user's JWT and the seed of its nkey.", error);
 }
+
+static const OutboxRule nats_rules[] = {
+	{OUTBOX_RULE_SECRET, "password"},
+	{OUTBOX_RULE_SECRET, "token"},
+	{OUTBOX_RULE_SECRET, "nkey_seed"},
+	{OUTBOX_RULE_SECRET, "credentials"},
+	{OUTBOX_RULE_SECRET, "tls_key"},
+	{OUTBOX_RULE_CREDENTIAL, "user"},
+	{OUTBOX_RULE_CREDENTIAL, "tls_certificate"},
+	{OUTBOX_RULE_CREDENTIAL, "tls_ca"},
+
+	{OUTBOX_RULE_REQUIRED, "url", .hint = "Name one NATS server or more: OPTIONS (url 'nats://host:4222')."},
+	{OUTBOX_RULE_REQUIRED, "stream", .hint = "Name the JetStream stream that keeps the messages: OPTIONS (stream 'EVENTS')."},
+
+	{OUTBOX_RULE_CHECK, "url", .check = check_url},
+	{OUTBOX_RULE_CHECK, "stream", .check = check_stream},
+	{OUTBOX_RULE_CHECK, "subject_prefix", .check = check_prefix},
+	{OUTBOX_RULE_CHECK, "nkey_seed", .check = check_seed},
+	{OUTBOX_RULE_CHECK, "credentials", .check = check_credentials},
+	{OUTBOX_RULE_CHECK, "tls_ca", .check = outbox_check_pem},
+	{OUTBOX_RULE_CHECK, "tls_certificate", .check = outbox_check_pem},
+	{OUTBOX_RULE_CHECK, "tls_key", .check = outbox_check_pem},
+};
 
 static const OutboxValidator nats_validator = {
+	.ddl = {
+		.abi = OUTBOX_TRANSPORT_ABI,
+		.name = "nats",
+		.check_topic = nats_check_topic,
+		.check_header = nats_check_header
+	},
 	.library = "NATS",
 	.nproperties = lengthof(nats_properties),
 	.properties = nats_properties,
 	.nrules = lengthof(nats_rules),
-	.rules = nats_rules,
-	.check_topic = nats_check_topic,
-	.check_value = nats_check_value,
-	.check_server = nats_check_server
+	.rules = nats_rules
 };
 
-PG_FUNCTION_INFO_V1(outbox_nats_validator);
-
-Datum
-outbox_nats_validator(PG_FUNCTION_ARGS)
-{
-	outbox_validate(&nats_validator, PG_GETARG_DATUM(0), PG_GETARG_OID(1));
-	PG_RETURN_VOID();
-}
-
-static const OutboxTransportDdl nats_ddl = {
-	.abi = OUTBOX_TRANSPORT_ABI,
-	.name = "nats",
-	.check_topic = nats_check_topic,
-	.check_header = nats_check_header
-};
-
-extern PGDLLEXPORT const OutboxTransportDdl *outbox_transport_ddl(void);
-
-const OutboxTransportDdl *
-outbox_transport_ddl(void)
-{
-	return &nats_ddl;
-}
+OUTBOX_DDL_LIBRARY(outbox_nats_validator, nats_validator);
