@@ -56,8 +56,8 @@ SELECT outbox.publish('orders.eu.paid', '\x00ff0d0a'::bytea, E' \n');
 COMMIT;
 SQL
 ok($pg->flush, 'delivered');
-$nats->publish('orders.us.other', 'from another', 'Nats-Msg-Id' => 'theirs', 'X-Thing' => 'a');
-$nats->publish('orders.eu.other', 'plain');
+$nats->publish('orders.us.other', 'from another', 'X-None' => '', 'Nats-Msg-Id' => 'theirs', 'X-Thing' => 'a', 'X-None' => '');
+$nats->publish('orders.eu.other', '', 'X-None' => '', 'X-Thing' => ' b: c ', 'X-Last' => '');
 subscribe('one', 'orders.*', 'one(inbox.message)');
 subscribe('many', 'orders.*', 'many(inbox.message[])');
 subscribe('eu', 'orders.eu.*, nothing.here', 'eu(inbox.message)');
@@ -72,6 +72,8 @@ is($pg->sql("SELECT headers - 'content-type' FROM effect WHERE handler = 'one' A
 is($pg->sql("SELECT string_agg(format('%s|%s|%s', split_part(message_id, chr(64), 1), key, payload IS NULL), ', ' ORDER BY n) FROM effect WHERE handler = 'one' AND place IN (1, 5, 6)"),
 	'my id|k|f, theirs||f, EVENTS/0/6||f', 'the message id, also of others; without one the place');
 like($pg->sql("SELECT message_id FROM effect WHERE handler = 'one' AND place = 6"), qr/^EVENTS\/0\/6\@20\d\d-/, 'in the stream of that time');
+is($pg->sql("SELECT headers FROM effect WHERE handler = 'one' AND place IN (5, 6) ORDER BY n"),
+	qq({"X-None": ["", ""], "X-Thing": "a", "message-id": "theirs"}\n{"X-Last": "", "X-None": "", "X-Thing": "b: c"}), 'headers of others, also without values');
 is($pg->sql("SELECT payload IS NULL FROM effect WHERE handler = 'one' AND place = 2"), 't', 'a tombstone');
 is($pg->sql("SELECT format('%s|%s', payload, key IS NULL) FROM effect WHERE handler = 'one' AND place = 3"), '\x|f', 'an empty payload and an empty key');
 is($pg->sql("SELECT format('%s|%s', payload, key) FROM effect WHERE handler = 'one' AND place = 4"), "\\x00ff0d0a| \n", 'any bytes');
