@@ -281,7 +281,10 @@ check_client(InboxWorker *worker)
 	if (status.nerrors != worker->errors_seen)
 	{
 		worker->errors_seen = status.nerrors;
-		inbox_set_error(worker->slot, status.error.text, status.error.hint);
+		if (status.error.failure == OUTBOX_OK)
+			inbox_clear_error(worker->slot);
+		else
+			inbox_set_error(worker->slot, status.error.text, status.error.hint);
 	}
 	if (status.failed)
 	{

@@ -190,7 +190,8 @@ struct OutboxSource
 
 	/*
 	 * As a client's.  A topic that is missing or forbidden is such an error,
-	 * TOPIC; it is taken up when it appears.
+	 * TOPIC; it is taken up when it appears.  An error OK says that what the
+	 * last one told is over.
 	 */
 	void		(*status) (OutboxConsumer *consumer,
 						   OutboxTransportStatus *status);

@@ -63,6 +63,7 @@
 #define JET_OVERLAP				10065
 #define JET_OTHER_LAST_ID		10070
 #define JET_OTHER_LAST_SEQUENCE	10071
+#define JET_NO_SUCH_SUBJECT		10093
 #define JET_HEADERS_TOO_LARGE	10097
 #define JET_SEALED				10109
 
@@ -319,8 +320,12 @@ extern void jet_auth_forget(JetConnection *c);
 extern bool jet_json_find(const char *text, const char *path, const char **value, size_t *len);
 extern bool jet_json_number(const char *text, const char *path, int64_t *number);
 extern bool jet_json_string(const char *text, const char *path, char *to, size_t size);
+extern bool jet_json_element(const char *text, const char *path, int n, char *to, size_t size);
 extern void jet_json_quote(char *to, size_t size, const char *text);
 extern char *jet_base64(const char *text, size_t len, size_t *decoded);
+
+/* jet_topic.c */
+extern bool jet_subject_covers(const char *wide, const char *subject);
 
 /* jet_error.c */
 extern OutboxFailure jet_error_set(OutboxError *error, OutboxFailure failure,

@@ -54,7 +54,8 @@ jet_error_status(OutboxError *error, natsStatus status, const char *why)
 			return jet_error_set(error, OUTBOX_CONFIG, "UNSUPPORTED", text,
 								 "The server is too old: headers came with NATS 2.2.");
 		default:
-			return jet_error_set(error, OUTBOX_RETRY, "TRANSPORT", text, NULL);
+			return jet_error_set(error, OUTBOX_RETRY, "TRANSPORT", text,
+								 "It is tried again. Does the server run, and can it be reached from here?");
 	}
 }
 
@@ -83,6 +84,8 @@ hint_for(int code)
 			return "Switch JetStream on: nats-server -js, or in the account's settings.";
 		case JET_OTHER_STREAM:
 			return "Add the subject to the stream of option \"stream\", or name the right stream.";
+		case JET_NO_SUCH_SUBJECT:
+			return "Add the subscription's topics to the subjects of the stream, or subscribe to others.";
 		case JET_OVERLAP:
 			return "Another stream has these subjects: name that one, or other topics, or a subject_prefix.";
 		case JET_SEALED:

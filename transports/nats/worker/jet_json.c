@@ -142,14 +142,12 @@ jet_json_number(const char *text, const char *path, int64_t *number)
  * A string, with simple escapes resolved; what is not ASCII in it comes as
  * UTF-8 from the server, or as \u, of which only ASCII's matter.
  */
-bool
-jet_json_string(const char *text, const char *path, char *to, size_t size)
+static bool
+copy_string(const char *value, size_t len, char *to, size_t size)
 {
-	const char *value;
-	size_t		len;
 	size_t		n = 0;
 
-	if (!jet_json_find(text, path, &value, &len) || *value != '"')
+	if (*value != '"')
 		return false;
 	for (const char *c = value + 1; c < value + len - 1 && n + 1 < size; c++)
 	{
@@ -172,6 +170,38 @@ jet_json_string(const char *text, const char *path, char *to, size_t size)
 	}
 	to[n] = '\0';
 	return true;
+}
+
+bool
+jet_json_string(const char *text, const char *path, char *to, size_t size)
+{
+	const char *value;
+	size_t		len;
+
+	return jet_json_find(text, path, &value, &len) && copy_string(value, len, to, size);
+}
+
+/* The n-th string, from 0, of an array of strings. */
+bool
+jet_json_element(const char *text, const char *path, int n, char *to, size_t size)
+{
+	const char *c;
+	const char *end;
+	size_t		len;
+
+	if (!jet_json_find(text, path, &c, &len) || *c++ != '[')
+		return false;
+	for (;;)
+	{
+		c = skip_blank(c);
+		if (*c == ',')
+			c = skip_blank(c + 1);
+		if (*c != '"' || (end = skip_string(c)) == NULL)
+			return false;
+		if (n-- == 0)
+			return copy_string(c, end - c, to, size);
+		c = end;
+	}
 }
 
 /* A JSON string of a text, with its quotes; cut off where there is no room. */

@@ -184,6 +184,26 @@ usable(OutboxConsumer *consumer, const char *text, OutboxError *error)
 	return false;
 }
 
+/* Say which topic the stream does not take, or that it does now. */
+static void
+tell_missing(OutboxConsumer *consumer, const char *info)
+{
+	const char *topic = jet_topic_missing(consumer, info);
+	OutboxError error = {0};
+	char		text[400];
+
+	if (topic != NULL)
+	{
+		snprintf(text, sizeof(text), "stream \"%.100s\" has no subject for topic \"%.200s\"",
+				 consumer->config.stream, topic);
+		jet_error_set(&error, OUTBOX_TOPIC, "NO_SUBJECT", text,
+					  "Add it to the stream's subjects; other topics are consumed.");
+	}
+	if (topic != NULL || consumer->one_missing)
+		show(consumer, !consumer->none_there, &error);
+	consumer->one_missing = topic != NULL;
+}
+
 static void
 stream_seen(OutboxConsumer *consumer, const char *text)
 {
@@ -206,8 +226,36 @@ stream_seen(OutboxConsumer *consumer, const char *text)
 	consumer->last_sequence = (uint64_t) last;
 	consumer->seen = true;
 	pthread_mutex_unlock(&consumer->lock);
-	show(consumer, true, NULL);
+	show(consumer, !consumer->none_there, NULL);
+	tell_missing(consumer, text);
 	consumer->reading = JET_READ_READY;
+}
+
+static void
+started(OutboxConsumer *consumer)
+{
+	if (consumer->none_there)
+		show(consumer, true, NULL);
+	consumer->none_there = false;
+	consumer->heard = jet_now_ms();
+	consumer->reading = JET_READ_RUN;
+}
+
+/* The server does not send; a topic that is missing was told of already. */
+static void
+refused(OutboxConsumer *consumer, const char *text)
+{
+	OutboxError error;
+
+	consumer->none_there = jet_error_code(text) == JET_NO_SUCH_SUBJECT;
+	if (consumer->none_there && consumer->one_missing)
+	{
+		show(consumer, false, NULL);
+		jet_look_again(consumer, JET_LOOK_AGAIN_MS);
+		return;
+	}
+	(void) jet_error_answer(&error, &consumer->config, "could not read", text);
+	failed(consumer, &error);
 }
 
 /* Is what we want to read there, or was it never? */
@@ -262,15 +310,13 @@ static void
 request_answered(OutboxConsumer *consumer, const JetAnswer *answer)
 {
 	int64_t		sequence;
-	OutboxError error;
 
 	if (answer->number != consumer->request)
 		return;
 	consumer->request = 0;
 	if (jet_error_code(answer->text) != 0)
 	{
-		(void) jet_error_answer(&error, &consumer->config, "could not read", answer->text);
-		failed(consumer, &error);
+		refused(consumer, answer->text);
 		return;
 	}
 	switch (consumer->reading)
@@ -279,8 +325,7 @@ request_answered(OutboxConsumer *consumer, const JetAnswer *answer)
 			stream_seen(consumer, answer->text);
 			break;
 		case JET_READ_STARTING:
-			consumer->heard = jet_now_ms();
-			consumer->reading = JET_READ_RUN;
+			started(consumer);
 			break;
 		case JET_READ_ASKING:
 			if (jet_json_number(answer->text, "delivered.stream_seq", &sequence))
@@ -288,7 +333,9 @@ request_answered(OutboxConsumer *consumer, const JetAnswer *answer)
 			consumer->reading = JET_READ_READY;
 			break;
 		case JET_READ_RUN:
-			jet_pass(consumer, answer->text);
+			if (!consumer->work_queue)
+				jet_pass(consumer, answer->text);
+			tell_missing(consumer, answer->text);
 			break;
 		default:
 			break;
@@ -378,7 +425,8 @@ proceed(OutboxConsumer *consumer, OutboxError *error)
 		case JET_READ_RUN:
 			if (seek_came(consumer) || now - consumer->heard > SILENT_MS)
 				jet_look_again(consumer, 0);
-			else if (now - consumer->pass_asked > PASS_EVERY_MS && !consumer->work_queue)
+			else if (now - consumer->pass_asked > PASS_EVERY_MS &&
+					 (!consumer->work_queue || consumer->one_missing))
 			{
 				consumer->pass_asked = now;
 				return ask(consumer, "STREAM.INFO", "", error);

@@ -126,6 +126,8 @@ struct OutboxConsumer
 	uint64_t	next_request;
 	int64_t		connect_due;
 	int			connect_wait;
+	bool		none_there;		/* the stream has none of the subjects */
+	bool		one_missing;	/* ... or not all of them */
 	uint64_t	following;		/* generation that is read */
 	uint64_t	next;			/* sequence from which on we read */
 	bool		same_stream;	/* it is the one that main means */
@@ -155,6 +157,7 @@ extern void jet_pass(OutboxConsumer *consumer, const char *text);
 /* jet_topic.c */
 extern bool jet_topic_wanted(const OutboxConsumer *consumer, const char *subject);
 extern bool jet_topic_filter(const OutboxConsumer *consumer, char *filter, size_t size);
+extern const char *jet_topic_missing(const OutboxConsumer *consumer, const char *info);
 
 /* jet_source.c */
 extern void jet_arrivals_append(JetArrivals *list, JetArrival *arrival);

@@ -64,25 +64,13 @@ to_subject(char *to, size_t size, const char *prefix, const char *pattern, size_
 	return true;
 }
 
-/* Is one subject within another? */
-static bool
-covers(const char *wide, const char *subject)
-{
-	size_t		len = strlen(wide);
-
-	if (strcmp(wide, subject) == 0)
-		return true;
-	return len > 0 && wide[len - 1] == '>' && strncmp(wide, subject, len - 1) == 0 &&
-		strlen(subject) >= len;
-}
-
 /* Is it within one of those before it, or of the same kind behind it? */
 static bool
 is_covered(char subjects[][JET_MAX_SUBJECT], int n, int i)
 {
 	for (int k = 0; k < n; k++)
-		if (k != i && covers(subjects[k], subjects[i]) &&
-			(k < i || !covers(subjects[i], subjects[k])))
+		if (k != i && jet_subject_covers(subjects[k], subjects[i]) &&
+			(k < i || !jet_subject_covers(subjects[i], subjects[k])))
 			return true;
 	return false;
 }

@@ -8,6 +8,10 @@
  * server filters by what it can, the narrowest subject with all of them, and
  * the rest is dropped here.
  *
+ * A topic that the stream has no subject for is told of, since nothing would
+ * come and nobody say why.  Not of patterns, which are for what may come, nor
+ * where the stream gets its messages from others.
+ *
  * Copyright (c) 2026, pg_outbox contributors
  *
  *-------------------------------------------------------------------------
@@ -106,4 +110,56 @@ jet_topic_filter(const OutboxConsumer *consumer, char *filter, size_t size)
 	if (used > 0 && (size_t) used + 2 < size)
 		strcpy(filter + used, ">");
 	return exact;
+}
+
+/* Is all that a subject, maybe with wildcards, stands for within another? */
+bool
+jet_subject_covers(const char *wide, const char *subject)
+{
+	for (;;)
+	{
+		size_t		n = strcspn(wide, ".");
+		size_t		len = strcspn(subject, ".");
+
+		if (len > 0 && strcmp(wide, ">") == 0)
+			return true;
+		if (len == 0 || ((n != 1 || *wide != '*') && (n != len || memcmp(wide, subject, n) != 0)))
+			return false;
+		wide += n;
+		subject += len;
+		if (*wide == '\0' || *subject == '\0')
+			return *wide == *subject;
+		wide++;
+		subject++;
+	}
+}
+
+/* Does a stream, as the API tells of it, take a topic? */
+static bool
+takes(const OutboxConsumer *consumer, const char *info, const char *topic)
+{
+	char		subject[JET_MAX_SUBJECT];
+	char		of_stream[JET_MAX_SUBJECT];
+
+	snprintf(subject, sizeof(subject), "%s%s", consumer->config.prefix, topic);
+	for (int i = 0; jet_json_element(info, "config.subjects", i, of_stream, sizeof(of_stream)); i++)
+		if (jet_subject_covers(of_stream, subject))
+			return true;
+	return false;
+}
+
+/* The first topic that the stream does not take, NULL: none. */
+const char *
+jet_topic_missing(const OutboxConsumer *consumer, const char *info)
+{
+	const char *value;
+	size_t		len;
+
+	if ((jet_json_find(info, "config.mirror", &value, &len) && *value == '{') ||
+		(jet_json_find(info, "config.sources", &value, &len) && *value == '['))
+		return NULL;
+	for (int i = 0; i < consumer->ntopics; i++)
+		if (strchr(consumer->topics[i], '*') == NULL && !takes(consumer, info, consumer->topics[i]))
+			return consumer->topics[i];
+	return NULL;
 }
