@@ -3,12 +3,14 @@
 #
 #   my $proxy = OutboxProxy->start('5001:9092');    port to connect to, port of the broker
 #   $proxy->command(1, 'delay', 100);               link 1; 0 is all of them
+#   my $proxy = OutboxProxy->before(9092);          one link, on a free port: $proxy->port
 package OutboxProxy;
 
 use strict;
 use warnings;
 
 use File::Basename qw(dirname);
+use IO::Socket::INET;
 use IPC::Run ();
 
 my $build = $ENV{OUTBOX_BUILD} || dirname(__FILE__) . '/../../build';
@@ -22,6 +24,20 @@ sub start
 	$handle->pump until $out =~ /ready\n/;
 	return bless { in => \$in, out => \$out, handle => $handle }, $class;
 }
+
+sub before
+{
+	my ($class, $port) = @_;
+	my $socket = IO::Socket::INET->new(Listen => 1, LocalAddr => '127.0.0.1') or die "no port: $!\n";
+	my $free = $socket->sockport;
+
+	close $socket;
+	my $self = $class->start("$free:$port");
+	$self->{port} = $free;
+	return $self;
+}
+
+sub port { return $_[0]{port} }
 
 sub command
 {

@@ -5,7 +5,7 @@
 #   nats.sh stop DIR              ends it
 #   nats.sh kill DIR              SIGKILL
 #   nats.sh stop-server DIR       clean stop
-#   nats.sh start-server DIR      starts it again, same port and data
+#   nats.sh start-server DIR      starts it again, same ports and data; where it runs: nothing
 #   nats.sh freeze DIR, thaw DIR  SIGSTOP, SIGCONT
 #   nats.sh reload DIR            reads its settings again
 #
@@ -14,8 +14,8 @@
 # without JetStream of its own, for a server takes only TLS or none: its port is in
 # DIR/tls_port, it asks for no password; DIR/tls/ca.pem has signed its certificate (and
 # DIR/tls/client.pem), and DIR/tls/other-ca.pem has not.  It connects to this one as
-# DIR/leaf_user says (user:password), if that is there.  Only processes whose pid is in
-# DIR, and that run with its files, are ever signalled.
+# DIR/leaf_user says (user:password), if that is there, and does and suffers what this one
+# does.  Only processes whose pid is in DIR, and that run with its files, are ever signalled.
 set -eu
 
 say() {
@@ -109,6 +109,23 @@ gone() {
 	done
 }
 
+start_servers() {
+	start_server nats port
+	[ ! -e "$dir/leaf.conf" ] || start_server leaf tls_port
+}
+
+signal_servers() {
+	for name in leaf nats; do
+		pid=$(server_pid $name) && kill -"$1" "$pid"
+	done
+	return 0
+}
+
+end_servers() {
+	end_server leaf "$1"
+	end_server nats "$1"
+}
+
 end_server() {
 	pid=$(server_pid "$1") || return 0
 	kill -CONT "$pid" 2>/dev/null || true
@@ -139,20 +156,18 @@ case $command in
 		echo "nats://127.0.0.1:$(cat "$dir/port")" >"$dir/url"
 		[ -e "$dir/extra.conf" ] || : >"$dir/extra.conf"
 		write_config
-		start_server nats port
-		[ -z "$tls" ] || start_server leaf tls_port
+		start_servers
 		;;
 	stop)
 		[ -d "$dir" ] || exit 0
 		dir=$(cd "$dir" && pwd)
-		end_server leaf TERM
-		end_server nats TERM
+		end_servers TERM
 		;;
-	kill) dir=$(cd "$dir" && pwd) && end_server nats KILL ;;
-	stop-server) dir=$(cd "$dir" && pwd) && end_server nats TERM ;;
-	start-server) dir=$(cd "$dir" && pwd) && start_server nats port ;;
-	freeze) dir=$(cd "$dir" && pwd) && kill -STOP "$(server_pid nats)" ;;
-	thaw) dir=$(cd "$dir" && pwd) && kill -CONT "$(server_pid nats)" ;;
+	kill) dir=$(cd "$dir" && pwd) && end_servers KILL ;;
+	stop-server) dir=$(cd "$dir" && pwd) && end_servers TERM ;;
+	start-server) dir=$(cd "$dir" && pwd) && start_servers ;;
+	freeze) dir=$(cd "$dir" && pwd) && signal_servers STOP ;;
+	thaw) dir=$(cd "$dir" && pwd) && signal_servers CONT ;;
 	reload) dir=$(cd "$dir" && pwd) && kill -HUP "$(server_pid nats)" ;;
 	*) say "unknown: $command"; exit 2 ;;
 esac

@@ -15,7 +15,7 @@ use warnings;
 
 use OutboxConsumed;
 
-my @capabilities = qw(partitions empty_keys tombstones repeated_headers header_line_breaks
+my @capabilities = qw(partitions empty_keys tombstones header_order repeated_headers header_line_breaks
   header_outer_blanks header_bytes resend_after_outage own_duplicates keeps_messages
   missing_destinations start_latest refuses_others_topics subscriptions places);
 
@@ -32,7 +32,8 @@ sub name { return $_[0]->_must('name') }
 # partitions             a destination has several, each with an order of its own
 # empty_keys             a key that is empty is not the same as none
 # tombstones             a payload that is NULL is not the same as an empty one
-# repeated_headers       a header's name may come several times, and the order of all stays
+# header_order           headers of different names stay in their order
+# repeated_headers       a header's name may come several times, and the order of these stays
 # header_line_breaks     a header's value may have line breaks
 # header_outer_blanks    ... and begin and end with blanks
 # header_bytes           ... and be anything but UTF-8 text (what others send)
@@ -161,19 +162,27 @@ sub delete { return $_[0]->_must('delete') }
 # What a broker has outside of headers (key, message id) is in its own column.
 sub consume_raw { return $_[0]->_must('consume_raw') }
 
-# Headers that the transport adds, by name.
+# Headers that the transport adds: their names; or that, of one.
 sub own_headers { return 'message-id' }
+
+sub is_own_header
+{
+	my ($self, $name, $value) = @_;
+	return scalar grep { $_ eq $name } $self->own_headers;
+}
 
 # What is in a destination as hashes (see OutboxConsumed), without the transport's own
 # headers.
 sub messages
 {
 	my ($self, $topic, %options) = @_;
-	my %own = map { $_ => 1 } $self->own_headers;
 	my @messages =
 	  OutboxConsumed::messages($self->consume_raw([$topic], %options, payload => 'hex'));
 
-	$_->{headers} = [ grep { !$own{ $_->[0] } } @{ $_->{headers} } ] for @messages;
+	for my $m (@messages)
+	{
+		$m->{headers} = [ grep { !$self->is_own_header(@$_) } @{ $m->{headers} } ];
+	}
 	return @messages;
 }
 

@@ -5,7 +5,6 @@ use strict;
 use warnings;
 
 use parent 'Conformance::Broker';
-use IO::Socket::INET;
 use OutboxProxy;
 use OutboxRabbit;
 
@@ -29,24 +28,16 @@ sub missing_message { return qr/NO_ROUTE/ }
 sub missing_error { return 'NO_ROUTE' }
 sub own_headers { return qw(message-id outbox-key outbox-tombstone timestamp_in_ms) }
 
-# a port that nobody has
-sub _free_port
-{
-	my $socket = IO::Socket::INET->new(Listen => 1, LocalAddr => '127.0.0.1') or die "no port: $!\n";
-	return $socket->sockport;
-}
-
 sub start
 {
 	my ($class) = @_;
 	my $rabbit = OutboxRabbit->start(tls => 1);
-	my $port = _free_port();
-	my $proxy = OutboxProxy->start("$port:" . $rabbit->port);
+	my $proxy = OutboxProxy->before($rabbit->port);
 
 	$rabbit->create_user($user, $password);
 	$rabbit->allow($user, '.*', '.*', '.*');
 	$rabbit->exchange($exchange, 'topic');
-	return bless { rabbit => $rabbit, proxy => $proxy, port => $port, limits => {} }, $class;
+	return bless { rabbit => $rabbit, proxy => $proxy, limits => {} }, $class;
 }
 
 sub end
@@ -75,7 +66,7 @@ sub server_options
 
 	return (url => $self->{rabbit}->tls_url, exchange => $exchange, tls_ca => $self->certificate($how{tls}))
 	  if $how{tls};
-	return (url => "amqp://127.0.0.1:$self->{port}", exchange => $exchange);
+	return (url => 'amqp://127.0.0.1:' . $self->{proxy}->port, exchange => $exchange);
 }
 
 sub mapping_options
