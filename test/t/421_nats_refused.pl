@@ -2,6 +2,7 @@
 # neighbours; what a person has to mend is a state with a hint, and heals by itself.
 use OutboxTest;
 use OutboxNats;
+use OutboxNkeys;
 
 plan skip_all => 'NATS is not on this machine' unless OutboxNats->available;
 
@@ -143,7 +144,7 @@ is_deeply($nats->stream_info('MADE')->{config}{subjects}, [ 'shop.made.>', 'shop
 is($nats->count('shop.made.a', stream => 'MADE'), 1, 'with a prefix');
 $pg->sql('DROP SERVER made CASCADE');
 
-# --- nkeys, credentials ----------------------------------------------------------------------------
+# --- nkeys, tokens ----------------------------------------------------------------------------------
 
 alter_user(qq{DROP "user", DROP password, ADD nkey_seed '$seed'});
 ok($pg->wait_state('events', 'error'), 'an nkey where the server has none');
@@ -180,6 +181,30 @@ ok($pg->wait_for(q{SELECT state = 'error' AND hint ~ 'nats://host' FROM outbox.r
 alter(q{SET url '} . $nats->tls_url =~ s/tls:/nats:/r . q{'});
 ok($pg->wait_state('events', 'running'), 'one with TLS is spoken to by TLS in any case');
 unlike($pg->log_text, qr/app-secret|PRIVATE KEY|$seed|a-token/, 'no secret in the log');
+
+# --- credentials: a server whose users an operator's accounts sign for ----------------------------------
+
+my ($settings, $account) = OutboxNkeys->accounts(1);
+my ($user, $other) = map { OutboxNkeys->new('user') } 1, 2;
+my $signed = OutboxNats->start(settings => $settings);
+my $credentials = $account->credentials($user);
+
+create_server('signed', url => $signed->url, create_stream => 'true', topics => 'signed', topic_timeout => '-1');
+$pg->sql(q{CREATE USER MAPPING FOR PUBLIC SERVER signed OPTIONS (credentials '} . $account->credentials($user, $other) . q{')});
+$pg->sql("SELECT judge.publish_many('signed', 500)");
+ok($pg->wait_for(q{SELECT state = 'error' AND last_error ~ 'Authorization' AND hint ~ 'credentials' FROM outbox.relay_status WHERE server = 'signed'}),
+	'a seed that is not that of the signed user') or diag($pg->relay_status);
+$pg->sql(qq{ALTER USER MAPPING FOR PUBLIC SERVER signed OPTIONS (SET credentials '$credentials')});
+ok($pg->wait_state('signed', 'running'), 'credentials that are right') or diag($pg->relay_status);
+ok($pg->wait_for(q{SELECT delivered = 500 FROM outbox.relay_status WHERE server = 'signed'}), 'delivered');
+$pg->sql(<<END);
+CREATE TABLE effect (payload bytea);
+CREATE FUNCTION note(m inbox.message) RETURNS void LANGUAGE sql AS 'INSERT INTO public.effect VALUES (m.payload)';
+SELECT inbox.subscribe('signed', 'signed', 'signed', 'note(inbox.message)', start => 'earliest');
+END
+$pg->wait_ok('SELECT count(*) = 500 FROM effect', 'and consumed');
+unlike($pg->log_text, qr/\Q@{[$_->seed]}\E/, 'no seed in the log') for $user, $other;
+unlike($pg->log_text, qr/\Q@{[$credentials =~ m{(\.[^.\n]+)\n-}]}\E/, 'and no signature');
 
 $pg->stop;
 done_testing();
