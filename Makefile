@@ -74,5 +74,5 @@ model:
 	test/model/run deep
 
 bench:
-	test/support/deps.sh pg15 rdkafka kafka redis rabbitmq
+	test/support/deps.sh pg15 rdkafka kafka redis nats rabbitmq
 	test/bench/run

@@ -8,6 +8,7 @@ use Bench::Report;
 use Bench::Publish;
 use Bench::Relay;
 use Bench::Log;
+use Bench::Nats;
 use Bench::Rabbit;
 use Bench::Inbox;
 use Bench::Subscription;
@@ -24,6 +25,7 @@ my %parts = (
 	drain10m => \&Bench::Relay::drain10m,
 	latency => \&Bench::Relay::latency,
 	once => \&Bench::Relay::once,
+	nats => \&Bench::Nats::relay,
 	rabbit => \&Bench::Rabbit::relay,
 	idle => \&Bench::Relay::idle,
 	space => \&Bench::Log::space,
@@ -34,7 +36,7 @@ my %parts = (
 	expiry => \&Bench::Inbox::expiry,
 	consume => \&Bench::Subscription::drain,
 	effect => \&Bench::Subscription::latency);
-my @all = qw(publish relayed payload bulk latency idle space drain once rabbit accept accept_batch consume effect redis marks expiry drain10m);
+my @all = qw(publish relayed payload bulk latency idle space drain once nats rabbit accept accept_batch consume effect redis marks expiry drain10m);
 my %asked = map { $_ => 1 } split ' ', $ENV{BENCH} || '';
 
 for (keys %asked)

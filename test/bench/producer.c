@@ -13,32 +13,19 @@
  * reports after each record; with more, say 100, it saves most of those calls.
  * No more than as many records as the library queues by default are in flight.
  *
- * Prints the seconds from the first record to the last report.
+ * Prints the seconds from the first record to the last report, and those of CPU.
  *
  * Copyright (c) 2026, pg_outbox contributors
  *
  *-------------------------------------------------------------------------
  */
 #include <string.h>
-#include <sys/resource.h>
-#include <time.h>
 
 #include "settings.h"
 
 #define MAX_IN_FLIGHT	100000
-#define MAX_PAYLOAD		65536
-#define KEYS			10000
 
 static long acknowledged = 0;
-
-static double
-now(void)
-{
-	struct timespec ts;
-
-	clock_gettime(CLOCK_MONOTONIC, &ts);
-	return ts.tv_sec + ts.tv_nsec / 1e9;
-}
 
 static void
 on_report(rd_kafka_t *rk, const rd_kafka_message_t *message, void *arg)
@@ -48,36 +35,20 @@ on_report(rd_kafka_t *rk, const rd_kafka_message_t *message, void *arg)
 	acknowledged++;
 }
 
-static size_t
-read_payload(const char *path, char *payload)
-{
-	FILE	   *f = fopen(path, "r");
-	size_t		len;
-
-	if (f == NULL)
-		bench_fail(path, "can't be read");
-	len = fread(payload, 1, MAX_PAYLOAD, f);
-	fclose(f);
-	return len;
-}
-
 /* Hand one record over, waiting while the library has enough. */
 static void
 produce(rd_kafka_t *rk, rd_kafka_topic_t *topic, long n, char *payload, size_t len)
 {
-	char		key[16];
-	char		id[64];
-	struct timespec ts;
+	char		key[BENCH_KEY_SIZE];
+	char		id[BENCH_ID_SIZE];
 	rd_kafka_resp_err_t err;
 
-	snprintf(key, sizeof(key), "key-%ld", 10000 + n % KEYS);
-	snprintf(id, sizeof(id), "4bf92f35-77b3-8da6-a3ce-%012lx", n);
-	clock_gettime(CLOCK_REALTIME, &ts);
+	bench_name(key, id, n);
 	err = rd_kafka_producev(rk, RD_KAFKA_V_RKT(topic),
 							RD_KAFKA_V_MSGFLAGS(RD_KAFKA_MSG_F_COPY),
 							RD_KAFKA_V_KEY(key, strlen(key)),
 							RD_KAFKA_V_VALUE(payload, len),
-							RD_KAFKA_V_TIMESTAMP(ts.tv_sec * 1000LL + ts.tv_nsec / 1000000),
+							RD_KAFKA_V_TIMESTAMP((int64_t) bench_wall_ms()),
 							RD_KAFKA_V_HEADER("message-id", id, strlen(id)),
 							RD_KAFKA_V_END);
 	if (err)
@@ -87,12 +58,11 @@ produce(rd_kafka_t *rk, rd_kafka_topic_t *topic, long n, char *payload, size_t l
 int
 main(int argc, char **argv)
 {
-	static char payload[MAX_PAYLOAD];
+	static char payload[BENCH_MAX_PAYLOAD];
 	rd_kafka_conf_t *conf;
 	rd_kafka_t *rk;
 	rd_kafka_topic_t *topic;
 	char		errstr[256];
-	struct rusage usage;
 	size_t		len;
 	long		count;
 	long		poll_every;
@@ -102,7 +72,7 @@ main(int argc, char **argv)
 		bench_fail("usage", "bench_producer BOOTSTRAP TOPIC COUNT PAYLOAD_FILE POLL_EVERY [property=value ...]");
 	count = atol(argv[3]);
 	poll_every = atol(argv[5]);
-	len = read_payload(argv[4], payload);
+	len = bench_read_payload(argv[4], payload);
 	conf = bench_producer_conf(argv[1]);
 	for (int i = 6; i < argc; i++)
 	{
@@ -115,7 +85,7 @@ main(int argc, char **argv)
 	}
 	rd_kafka_conf_set_dr_msg_cb(conf, on_report);
 
-	start = now();
+	start = bench_now();
 	rk = rd_kafka_new(RD_KAFKA_PRODUCER, conf, errstr, sizeof(errstr));
 	if (rk == NULL)
 		bench_fail("client", errstr);
@@ -130,9 +100,6 @@ main(int argc, char **argv)
 	}
 	while (acknowledged < count)
 		rd_kafka_poll(rk, 10);
-	getrusage(RUSAGE_SELF, &usage);
-	printf("%.3f %.3f\n", now() - start,
-		   usage.ru_utime.tv_sec + usage.ru_utime.tv_usec / 1e6 +
-		   usage.ru_stime.tv_sec + usage.ru_stime.tv_usec / 1e6);
+	bench_print_seconds(start);
 	return 0;
 }

@@ -13,10 +13,9 @@
 #ifndef BENCH_SETTINGS_H
 #define BENCH_SETTINGS_H
 
-#include <stdio.h>
-#include <stdlib.h>
-
 #include <librdkafka/rdkafka.h>
+
+#include "measure.h"
 
 static const char *const producer_settings[][2] = {
 	{"linger.ms", "0"},
@@ -33,13 +32,6 @@ static const char *const producer_settings[][2] = {
 	{"log_level", "3"},
 	{NULL, NULL}
 };
-
-static void
-bench_fail(const char *what, const char *why)
-{
-	fprintf(stderr, "%s: %s\n", what, why);
-	exit(2);
-}
 
 static inline void
 bench_set(rd_kafka_conf_t *conf, const char *name, const char *value)

@@ -18,7 +18,6 @@ use IO::Socket::INET;
 use IPC::Run ();
 use JSON::PP ();
 use OutboxConsumed;
-use PostgreSQL::Test::Utils ();
 
 my $tree = dirname(__FILE__) . '/../..';
 my $build = $ENV{OUTBOX_BUILD} || "$tree/build";
@@ -39,7 +38,7 @@ sub start
 		users => $options{users}, settings => $options{settings} || '' }, $class;
 
 	push @started, $self;
-	PostgreSQL::Test::Utils::append_to_file("$self->{dir}/leaf_user", 'admin:admin-secret') if $self->{users};
+	$self->_write('leaf_user', 'admin:admin-secret') if $self->{users};
 	$self->_write_settings;
 	$self->control('start', $options{tls} ? '--tls' : ());
 	return $self;
@@ -74,9 +73,19 @@ sub thaw { return $_[0]->control('thaw') }
 sub _file
 {
 	my ($self, $name) = @_;
-	my $text = PostgreSQL::Test::Utils::slurp_file("$self->{dir}/$name");
+	open my $f, '<', "$self->{dir}/$name" or die "$name: $!\n";
+	my $text = do { local $/; <$f> };
 	chomp $text;
 	return $text;
+}
+
+sub _write
+{
+	my ($self, $name, $text) = @_;
+	open my $f, '>', "$self->{dir}/$name" or die "$name: $!\n";
+	print $f $text;
+	close $f or die "$name: $!\n";
+	return;
 }
 
 sub port { return $_[0]->_file('port') }
@@ -103,7 +112,7 @@ sub _write_settings
 		$text .= qq{\nauthorization { users: [ { user: admin, password: admin-secret },
 			{ user: app, password: app-secret, permissions: $permissions } ] }\n};
 	}
-	PostgreSQL::Test::Utils::append_to_file("$self->{dir}/extra.new", $text);
+	$self->_write('extra.new', $text);
 	rename "$self->{dir}/extra.new", "$self->{dir}/extra.conf" or die "$!";
 	return;
 }

@@ -274,7 +274,16 @@ sub consume
 		$self->consume_raw(ref $queue ? $queue : [$queue], %options, payload => 'hex'));
 }
 
-# How many messages are in a queue.
+# How many messages a queue holds, as the broker says.
+sub messages
+{
+	my ($self, $queue) = @_;
+	my ($found) = grep { $_->{name} eq $queue }
+	  @{ $self->api(GET => 'queues/' . $self->_v . '?disable_stats=true&enable_queue_totals=true') };
+	return $found->{messages};
+}
+
+# How many messages a reader gets of a queue.
 sub count { my ($self, $queue) = @_; return scalar(my @m = $self->consume($queue)) }
 
 END
