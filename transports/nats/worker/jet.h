@@ -51,6 +51,7 @@
 
 #define JET_MAX_SUBJECT		2048
 #define JET_USUAL_HEADERS	8	/* records of these are kept for the next */
+#define JET_MAX_USED		256 /* messages that wait to be destroyed */
 
 /* Codes of JetStream's errors, of those that mean something to us. */
 #define JET_NO_MESSAGE			10037
@@ -111,6 +112,11 @@ typedef struct JetConnection
 	char	   *jwt;			/* parts of the credentials, while it connects */
 	char	   *seed;
 
+	/* messages that are done with, see jet_let_go() */
+	natsMsg    *used[JET_MAX_USED];
+	int			nused;
+	size_t		used_bytes;
+
 	/* see jet_connect.c: guarded by the list's lock */
 	struct JetConnection *next_live;
 	uint64_t	id;
@@ -124,7 +130,7 @@ typedef struct JetAnswer
 	bool		to_request;		/* else to a record */
 	uint64_t	number;			/* of what it answers */
 	const char *text;			/* JSON, NUL-terminated */
-	natsMsg    *msg;			/* to be destroyed when done */
+	natsMsg    *msg;			/* to be let go when done */
 } JetAnswer;
 
 /* A topic that this client has used; lives as long as the client. */
@@ -306,6 +312,7 @@ extern bool jet_connect(JetConnection *c, OutboxError *error);
 extern void jet_disconnect(JetConnection *c);
 extern bool jet_connection_turn(JetConnection *c, bool readable, OutboxError *error);
 extern bool jet_next_answer(JetConnection *c, JetAnswer *answer, bool *no_responders);
+extern void jet_let_go(JetConnection *c, natsMsg *msg);
 extern int	jet_denied(JetConnection *c, char *text, size_t size);
 extern bool jet_request(JetConnection *c, const char *subject, const char *body,
 						uint64_t number, OutboxError *error);

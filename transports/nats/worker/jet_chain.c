@@ -196,7 +196,7 @@ publish_one(OutboxClient *client, JetRecord *record)
 		status = NATS_NO_MEMORY;
 	if (status == NATS_OK)
 		status = natsConnection_PublishMsg(client->connection.nc, msg);
-	natsMsg_Destroy(msg);
+	jet_let_go(&client->connection, msg);
 	return status;
 }
 

@@ -20,6 +20,7 @@
 #include "jet.h"
 
 #include <openssl/ssl.h>
+#include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -28,24 +29,36 @@
 #define CONNECT_TIMEOUT_MS	3000
 #define IO_BUFFER			(64 * 1024)
 #define LIBRARY_CLOSE_MS	3000
+#define USED_BYTES			((size_t) 64 * 1024)
 
 static pthread_mutex_t live_lock = PTHREAD_MUTEX_INITIALIZER;
 static JetConnection *live = NULL;
 static uint64_t last_id = 0;
 static int	library_users = 0;
 
-/* The library's own threads begin with the first user and end with the last. */
+/*
+ * The library's own threads begin with the first user and end with the last.
+ * They inherit how they are scheduled: SCHED_BATCH lets none of them take the
+ * processor from the thread that wakes it, as the one that destroys messages would
+ * for each of them.
+ */
 bool
 jet_library_open(void)
 {
 	sigset_t	all;
 	sigset_t	saved;
+	struct sched_param priority;
+	int			policy;
 	natsStatus	status = NATS_OK;
 
 	sigfillset(&all);
 	pthread_sigmask(SIG_SETMASK, &all, &saved);
+	(void) pthread_getschedparam(pthread_self(), &policy, &priority);
+	if (policy == SCHED_OTHER)
+		(void) pthread_setschedparam(pthread_self(), SCHED_BATCH, &priority);
 	if (library_users == 0)
 		status = nats_Open(-1);
+	(void) pthread_setschedparam(pthread_self(), policy, &priority);
 	pthread_sigmask(SIG_SETMASK, &saved, NULL);
 	if (status != NATS_OK)
 		return false;
@@ -255,6 +268,28 @@ jet_connect(JetConnection *c, OutboxError *error)
 	return false;
 }
 
+static void
+destroy_used(JetConnection *c)
+{
+	while (c->nused > 0)
+		natsMsg_Destroy(c->used[--c->nused]);
+	c->used_bytes = 0;
+}
+
+/*
+ * A message is done with, written or read.  The library has a thread that
+ * destroys them all, and wakes it for each one while it has nothing to do: which
+ * costs more than to publish one.  So it gets many at once.
+ */
+void
+jet_let_go(JetConnection *c, natsMsg *msg)
+{
+	c->used[c->nused++] = msg;
+	c->used_bytes += (size_t) natsMsg_GetDataLength(msg);
+	if (c->nused == JET_MAX_USED || c->used_bytes >= USED_BYTES)
+		destroy_used(c);
+}
+
 /*
  * What is buffered is not sent.  The library would wait for a reply first, so
  * the socket goes before it.
@@ -263,6 +298,7 @@ void
 jet_disconnect(JetConnection *c)
 {
 	delist(c);
+	destroy_used(c);
 	if (c->fd >= 0 && c->wants_write)
 	{
 		shutdown(c->fd, SHUT_RDWR);

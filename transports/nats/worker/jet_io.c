@@ -175,7 +175,7 @@ take_answers(OutboxClient *client)
 			jet_stream_answer(client, &answer);
 		else
 			jet_answered(client, &answer);
-		natsMsg_Destroy(answer.msg);
+		jet_let_go(&client->connection, answer.msg);
 	}
 	denied = jet_denied(&client->connection, text, sizeof(text));
 	if (denied > 0)

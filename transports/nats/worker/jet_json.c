@@ -22,7 +22,9 @@
 static const char *
 skip_blank(const char *c)
 {
-	return c + strspn(c, " \t\r\n");
+	while (*c == ' ' || *c == '\t' || *c == '\r' || *c == '\n')
+		c++;
+	return c;
 }
 
 /* Behind a string that begins here; NULL: it does not end. */
@@ -107,6 +109,9 @@ jet_json_find(const char *text, const char *path, const char **value, size_t *le
 	const char *c = text;
 	const char *end;
 
+	/* of an answer to a record most of what may be there is not */
+	if (memmem(text, strlen(text), path, strcspn(path, ".")) == NULL)
+		return false;
 	for (;;)
 	{
 		size_t		name_len = strcspn(path, ".");
