@@ -38,8 +38,8 @@ $(CLOCK): test/faults/clock.c programs.mk
 KAFKA_WORKER = transports/kafka/worker
 $(OUT)/kafka_driver: $(wildcard test/transport/*.c test/transport/*.h) \
 	$(filter-out %/kafka_module.c, $(wildcard $(KAFKA_WORKER)/*.c)) \
-	$(wildcard $(KAFKA_WORKER)/*.h src/transport/transport.h src/transport/source.h)
-$(OUT)/kafka_driver: CPPFLAGS += -D_GNU_SOURCE -Isrc -I$(KAFKA_WORKER)
+	$(wildcard transports/common/*.c transports/common/*.h $(KAFKA_WORKER)/*.h src/transport/transport.h src/transport/source.h)
+$(OUT)/kafka_driver: CPPFLAGS += -D_GNU_SOURCE -Isrc -Itransports -I$(KAFKA_WORKER)
 
 # TSAN=1: under ThreadSanitizer; with an OUT of its own
 ifneq ($(TSAN),)

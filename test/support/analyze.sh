@@ -14,13 +14,13 @@ out=build/analyze
 mkdir -p "$out"
 make -s -C test/fuzz OUT="$PWD/$out" PG_CONFIG="$pg15_config" "$PWD/$out/option_table.h"
 server=$("$pg15_config" --includedir-server)
-files=$(ls src/*.c src/*/*.c transports/*/*/*.c | grep -v make_option_table)
+files=$(ls src/*.c src/*/*.c transports/common/*.c transports/*/*/*.c | grep -v make_option_table)
 looked=0
 
 # each finding as: tool file: text
 : >"$out/found"
 for file in $files; do
-	flags="-D_GNU_SOURCE -DOUTBOX_FAULT_POINTS -Isrc -I$(dirname "$file") -I$out -I$server"
+	flags="-D_GNU_SOURCE -DOUTBOX_FAULT_POINTS -Isrc -Itransports -I$(dirname "$file") -I$out -I$server"
 	gcc -fanalyzer -O1 $flags -c -o /dev/null "$file" 2>&1 |
 		sed -n 's/^\([^ ]*\.[ch]\):[0-9]*:[0-9]*: \(warning\|error\|fatal error\): \(.*\)/gcc \1: \3/p'
 	clang-14 --analyze -Wno-ignored-attributes $flags -o /dev/null "$file" 2>&1 |
@@ -28,7 +28,7 @@ for file in $files; do
 	looked=$((looked + 2))
 done >>"$out/found"
 cppcheck --quiet --enable=warning,portability,performance --max-configs=1 \
-	-Isrc -DOUTBOX_FAULT_POINTS=1 --include="$here/analyze.h" \
+	-Isrc -Itransports -DOUTBOX_FAULT_POINTS=1 --include="$here/analyze.h" \
 	--template='cppcheck {file}: {id}: {message}' $files >>"$out/found" 2>&1
 looked=$((looked + $(echo "$files" | wc -l)))
 

@@ -15,11 +15,9 @@
  */
 #include "kafka.h"
 
-#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
-#include <time.h>
 #include <unistd.h>
 
 /* The thread that destroys, and the one that waits for it. */
@@ -32,24 +30,11 @@ typedef struct KafkaCloser
 	bool		done;
 } KafkaCloser;
 
-/* Milliseconds of a monotonic clock. */
-int64_t
-kafka_now_ms(void)
-{
-	struct timespec now;
-
-	clock_gettime(CLOCK_MONOTONIC_COARSE, &now);
-	return (int64_t) now.tv_sec * 1000 + now.tv_nsec / 1000000;
-}
-
 /* Make the eventfd readable; any thread. */
 void
 kafka_wake(OutboxClient *client)
 {
-	uint64_t	one = 1;
-
-	while (write(client->fd, &one, sizeof(one)) < 0 && errno == EINTR)
-		;
+	thread_wake(client->fd);
 }
 
 /* Threads started in between inherit the mask: none runs our handlers. */
@@ -91,7 +76,7 @@ kafka_client_init(OutboxClient *client, OutboxError *error)
 {
 	pthread_mutex_init(&client->probe_lock, NULL);
 	pthread_cond_init(&client->probe_wake, NULL);
-	client->opened_ms = kafka_now_ms();
+	client->opened_ms = thread_now_ms();
 	client->fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
 	if (client->fd >= 0)
 		return true;
@@ -233,7 +218,7 @@ kafka_flush(OutboxClient *client)
 void
 kafka_purge_queues(OutboxClient *client)
 {
-	client->purged_ms = kafka_now_ms();
+	client->purged_ms = thread_now_ms();
 	rd_kafka_purge(client->rk, RD_KAFKA_PURGE_F_QUEUE |
 				   (client->purging ? RD_KAFKA_PURGE_F_INFLIGHT : 0) |
 				   RD_KAFKA_PURGE_F_NON_BLOCKING);
@@ -270,51 +255,19 @@ bool
 kafka_close_within(void (*work) (void *arg), void *arg, int timeout_ms)
 {
 	KafkaCloser *closer = calloc(1, sizeof(KafkaCloser));
-	pthread_condattr_t attr;
 	pthread_t	thread;
-	struct timespec until;
-	sigset_t	saved;
-	bool		done;
-	int			failed;
 
 	if (closer == NULL)
 		return false;
 	closer->work = work;
 	closer->arg = arg;
 	pthread_mutex_init(&closer->lock, NULL);
-	pthread_condattr_init(&attr);
-	pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
-	pthread_cond_init(&closer->done_cond, &attr);
-	pthread_condattr_destroy(&attr);
-
-	kafka_block_signals(&saved);
-	failed = pthread_create(&thread, NULL, closer_main, closer);
-	kafka_restore_signals(&saved);
-	if (failed)
+	thread_cond_init(&closer->done_cond);
+	if (!thread_start(&thread, closer_main, closer))
 		return false;
-
-	clock_gettime(CLOCK_MONOTONIC, &until);
-	until.tv_sec += timeout_ms / 1000;
-	until.tv_nsec += (long) (timeout_ms % 1000) * 1000000;
-	if (until.tv_nsec >= 1000000000)
-	{
-		until.tv_sec++;
-		until.tv_nsec -= 1000000000;
-	}
-	pthread_mutex_lock(&closer->lock);
-	while (!closer->done &&
-		   pthread_cond_timedwait(&closer->done_cond, &closer->lock,
-								  &until) != ETIMEDOUT)
-		;
-	done = closer->done;
-	pthread_mutex_unlock(&closer->lock);
-	if (!done)
-	{
-		pthread_detach(thread);
+	if (!thread_part(thread, thread_await(&closer->lock, &closer->done_cond, &closer->done,
+										  timeout_ms)))
 		return false;
-	}
-
-	pthread_join(thread, NULL);
 	pthread_cond_destroy(&closer->done_cond);
 	pthread_mutex_destroy(&closer->lock);
 	free(closer);
@@ -340,7 +293,7 @@ client_destroy(void *arg)
 static bool
 kafka_close(OutboxClient *client, int timeout_ms)
 {
-	kafka_config_lived(client->failed ? 0 : kafka_now_ms() - client->opened_ms);
+	kafka_config_lived(client->failed ? 0 : thread_now_ms() - client->opened_ms);
 	kafka_purge(client, true);
 	if (!kafka_close_within(client_destroy, client, timeout_ms))
 		return false;

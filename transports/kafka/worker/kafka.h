@@ -34,6 +34,7 @@
 
 #include <librdkafka/rdkafka.h>
 
+#include "common/thread.h"
 #include "transport/source.h"
 #include "transport/transport.h"
 
@@ -255,7 +256,6 @@ extern bool kafka_close_within(void (*work) (void *arg), void *arg,
 							   int timeout_ms);
 extern void kafka_purge_queues(OutboxClient *client);
 extern void kafka_wake(OutboxClient *client);
-extern int64_t kafka_now_ms(void);
 extern void kafka_block_signals(sigset_t *saved);
 extern void kafka_restore_signals(const sigset_t *saved);
 

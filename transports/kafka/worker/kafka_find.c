@@ -149,7 +149,7 @@ finder_main(void *arg)
 		question->err = err;
 		question->offset = offset;
 		question->list = list;
-		question->answered_ms = kafka_now_ms();
+		question->answered_ms = thread_now_ms();
 		question->state = QUESTION_ANSWERED;
 		kafka_wake(&consumer->client);
 	}
@@ -247,7 +247,7 @@ take_answer(OutboxConsumer *consumer, const char *topic, int32_t partition, int 
 	{
 		failure = kafka_source_error(consumer, error, question->err, topic, NULL);
 		if (question->state == QUESTION_ANSWERED &&
-			kafka_now_ms() - question->answered_ms >= ASK_PACE_MS)
+			thread_now_ms() - question->answered_ms >= ASK_PACE_MS)
 		{
 			question->state = QUESTION_ASKED;
 			pthread_cond_signal(&finder->wake);
@@ -319,7 +319,7 @@ kafka_keep_fetching(OutboxConsumer *consumer, size_t queued)
 	if (consumer->most_queued < NUDGE_LEAST || queued > consumer->most_queued / 2 ||
 		rd_kafka_version() >= NEEDS_NO_NUDGE)
 		return;
-	now = kafka_now_ms();
+	now = thread_now_ms();
 	if (now - consumer->nudged_ms < NUDGE_PACE_MS)
 		return;
 	finder = finder_get(consumer);

@@ -101,7 +101,7 @@ first_of(OutboxClient *client, KafkaTopic *topic, const OutboxRecord *record)
 static bool
 is_trusted(const KafkaFirst *first)
 {
-	return first->stored != 0 && kafka_now_ms() - first->stored < TRUSTED_MS;
+	return first->stored != 0 && thread_now_ms() - first->stored < TRUSTED_MS;
 }
 
 /*
@@ -172,7 +172,7 @@ kafka_first_reported(OutboxClient *client, const rd_kafka_message_t *message)
 		return;
 	}
 	first = &topic->firsts[message->partition];
-	now = kafka_now_ms();
+	now = thread_now_ms();
 	if (first->stored == 0 || now - first->stored > NOTED_MS)
 		first->stored = now;
 }

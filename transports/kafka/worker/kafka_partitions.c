@@ -147,7 +147,7 @@ kafka_rebalanced(rd_kafka_t *rk, rd_kafka_resp_err_t err,
 		return;
 	}
 	consumer->nrebalances++;
-	consumer->outside_ms = err == RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS ? 0 : kafka_now_ms();
+	consumer->outside_ms = err == RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS ? 0 : thread_now_ms();
 	if (err == RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS)
 	{
 		if (list->cnt == 0)

@@ -67,7 +67,7 @@ kafka_verdict_add(const char *topic, rd_kafka_resp_err_t err)
 {
 	KafkaVerdict **slot = verdict_slot(topic);
 	KafkaVerdict *verdict = *slot;
-	int64_t		now = kafka_now_ms();
+	int64_t		now = thread_now_ms();
 
 	if (verdict == NULL)
 	{
@@ -95,7 +95,7 @@ kafka_verdict_find(const char *topic)
 {
 	KafkaVerdict *verdict = *verdict_slot(topic);
 
-	if (verdict == NULL || kafka_now_ms() >= verdict->until)
+	if (verdict == NULL || thread_now_ms() >= verdict->until)
 		return RD_KAFKA_RESP_ERR_NO_ERROR;
 	return verdict->err;
 }
@@ -146,7 +146,7 @@ look_up(OutboxClient *client, KafkaTopic *topic)
 		atomic_store(&topic->partitions, partitions);
 		/* no verdict on a partition that was asked for afterwards */
 		if (!topic->count_only)
-			topic->looked_up = kafka_now_ms();
+			topic->looked_up = thread_now_ms();
 	}
 	topic->count_only = false;
 	pthread_mutex_unlock(&client->probe_lock);
@@ -246,7 +246,7 @@ kafka_probe_topic(OutboxClient *client, const char *name, OutboxError *error)
 {
 	OutboxFailure failure = OUTBOX_RETRY;
 	rd_kafka_resp_err_t err = kafka_verdict_find(name);
-	int64_t		now = kafka_now_ms();
+	int64_t		now = thread_now_ms();
 	KafkaTopic *topic;
 
 	if (err == RD_KAFKA_RESP_ERR_TOPIC_EXCEPTION)
@@ -278,7 +278,7 @@ kafka_probe_topic(OutboxClient *client, const char *name, OutboxError *error)
 void
 kafka_count_partitions(OutboxClient *client, KafkaTopic *topic)
 {
-	int64_t		now = kafka_now_ms();
+	int64_t		now = thread_now_ms();
 
 	pthread_mutex_lock(&client->probe_lock);
 	if (topic->probe_state == PROBE_IDLE &&
@@ -298,7 +298,7 @@ bool
 kafka_partition_missing(OutboxClient *client, KafkaTopic *topic,
 						int32_t partition)
 {
-	int64_t		now = kafka_now_ms();
+	int64_t		now = thread_now_ms();
 	bool		missing;
 
 	if (topic == NULL)

@@ -331,7 +331,7 @@ note_error(OutboxClient *client, rd_kafka_resp_err_t err, const char *errstr)
 {
 	char		text[512];
 	OutboxFailure failure = OUTBOX_RETRY;
-	int64_t		now = kafka_now_ms();
+	int64_t		now = thread_now_ms();
 
 	snprintf(text, sizeof(text), "%s", errstr ? errstr : "");
 	kafka_scrub(client, text, sizeof(text));
@@ -407,7 +407,7 @@ static void
 serve(OutboxClient *client)
 {
 	(void) rd_kafka_queue_poll_callback(client->queue, 0);
-	client->drained_tick = kafka_now_ms();
+	client->drained_tick = thread_now_ms();
 }
 
 /*
@@ -433,7 +433,7 @@ static void
 purge_returned(OutboxClient *client)
 {
 	if (client->accepted > 0 &&
-		kafka_now_ms() - client->purged_ms >= PURGE_EVERY_MS &&
+		thread_now_ms() - client->purged_ms >= PURGE_EVERY_MS &&
 		(client->purging || rd_kafka_fatal_error(client->rk, NULL, 0) != 0))
 		kafka_purge_queues(client);
 }

@@ -212,7 +212,7 @@ kafka_send(OutboxClient *client, const OutboxRecord *record,
 	if (!kafka_reports_reserve(client))
 		return kafka_error_set(error, OUTBOX_RETRY, RD_KAFKA_RESP_ERR__FAIL,
 							   "out of memory");
-	if (client->accepted > 0 && kafka_now_ms() != client->drained_tick)
+	if (client->accepted > 0 && thread_now_ms() != client->drained_tick)
 		kafka_look_ahead(client);
 	if (client->failure_ahead)
 		return kafka_error_set(error, OUTBOX_RETRY,

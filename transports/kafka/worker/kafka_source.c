@@ -256,7 +256,7 @@ source_open(const OutboxSourceConfig *config, OutboxError *error)
 		consumer_free(consumer);
 		return NULL;
 	}
-	consumer->outside_ms = kafka_now_ms();
+	consumer->outside_ms = thread_now_ms();
 	return consumer;
 }
 
@@ -271,7 +271,7 @@ check_outside(OutboxConsumer *consumer)
 	char		text[300];
 
 	if (consumer->outside_ms == 0 || consumer->client.failed ||
-		kafka_now_ms() - consumer->outside_ms < OUTSIDE_MS)
+		thread_now_ms() - consumer->outside_ms < OUTSIDE_MS)
 		return;
 	/* nobody answers at all, or there is nothing to have a share in */
 	if (atomic_load(&consumer->client.brokers_up) == 0 ||

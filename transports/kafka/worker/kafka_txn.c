@@ -212,11 +212,11 @@ await_answers(OutboxClient *client, OutboxError *error)
 	KafkaStep  *step = client->step;
 
 	if (step->asked_ms == 0)
-		step->asked_ms = kafka_now_ms();
+		step->asked_ms = thread_now_ms();
 	kafka_look_ahead(client);
 	if (rd_kafka_outq_len(client->rk) > 0)
 	{
-		if (kafka_now_ms() - step->asked_ms < BOOKMARK_SILENT_MS)
+		if (thread_now_ms() - step->asked_ms < BOOKMARK_SILENT_MS)
 			return OUTBOX_RETRY;
 		kafka_bookmark_error(client, error, OUTBOX_CONFIG, RD_KAFKA_RESP_ERR__TIMED_OUT);
 		return OUTBOX_CONFIG;

@@ -9,99 +9,10 @@
  */
 #include "jet.h"
 
-#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
-#include <time.h>
 #include <unistd.h>
-
-/* Milliseconds of a monotonic clock. */
-int64_t
-jet_now_ms(void)
-{
-	struct timespec now;
-
-	clock_gettime(CLOCK_MONOTONIC_COARSE, &now);
-	return (int64_t) now.tv_sec * 1000 + now.tv_nsec / 1000000;
-}
-
-/* Make an eventfd readable; any thread. */
-void
-jet_wake(int fd)
-{
-	uint64_t	one = 1;
-
-	while (write(fd, &one, sizeof(one)) < 0 && errno == EINTR)
-		;
-}
-
-void
-jet_drain(int fd)
-{
-	uint64_t	n;
-
-	while (read(fd, &n, sizeof(n)) < 0 && errno == EINTR)
-		;
-}
-
-/* Whose timeouts no clock that is set disturbs. */
-void
-jet_cond_init(pthread_cond_t *cond)
-{
-	pthread_condattr_t attr;
-
-	pthread_condattr_init(&attr);
-	pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
-	pthread_cond_init(cond, &attr);
-	pthread_condattr_destroy(&attr);
-}
-
-/* A thread that runs no signal handler of the server's. */
-bool
-jet_thread_start(pthread_t *thread, void *(*main) (void *), void *arg)
-{
-	sigset_t	all;
-	sigset_t	saved;
-	int			failed;
-
-	sigfillset(&all);
-	pthread_sigmask(SIG_SETMASK, &all, &saved);
-	failed = pthread_create(thread, NULL, main, arg);
-	pthread_sigmask(SIG_SETMASK, &saved, NULL);
-	return failed == 0;
-}
-
-/*
- * A thread was told to end: wait for its last act.  False: not in time; it
- * still runs, with its memory, and the process has to exit.
- */
-bool
-jet_thread_end(pthread_t thread, pthread_mutex_t *lock, pthread_cond_t *cond, const bool *ended,
-			   int timeout_ms)
-{
-	struct timespec until;
-	bool		done;
-
-	clock_gettime(CLOCK_MONOTONIC, &until);
-	until.tv_sec += timeout_ms / 1000;
-	until.tv_nsec += (long) (timeout_ms % 1000) * 1000000;
-	if (until.tv_nsec >= 1000000000)
-	{
-		until.tv_sec++;
-		until.tv_nsec -= 1000000000;
-	}
-	pthread_mutex_lock(lock);
-	while (!*ended && pthread_cond_timedwait(cond, lock, &until) != ETIMEDOUT)
-		;
-	done = *ended;
-	pthread_mutex_unlock(lock);
-	if (done)
-		pthread_join(thread, NULL);
-	else
-		pthread_detach(thread);
-	return done;
-}
 
 static void
 release(OutboxClient *client)
@@ -132,11 +43,11 @@ jet_open(const OutboxTransportConfig *config, OutboxError *error)
 	memset(error, 0, sizeof(*error));
 	if (client == NULL)
 	{
-		jet_error_set(error, OUTBOX_FATAL, "MEMORY", "out of memory", NULL);
+		error_set(error, OUTBOX_FATAL, "MEMORY", "out of memory", NULL);
 		return NULL;
 	}
 	pthread_mutex_init(&client->lock, NULL);
-	jet_cond_init(&client->ended_cond);
+	thread_cond_init(&client->ended_cond);
 	client->max_bytes = config->max_bytes;
 	client->chained = true;
 	client->unsure_base = UINT64_MAX;
@@ -152,12 +63,12 @@ jet_open(const OutboxTransportConfig *config, OutboxError *error)
 	if (client->fd >= 0 && client->io_fd >= 0 && jet_keys_init(&client->keys) &&
 		jet_library_open())
 	{
-		if (jet_thread_start(&client->thread, jet_io_main, client))
+		if (thread_start(&client->thread, jet_io_main, client))
 			return client;
 		jet_library_close();
 	}
-	jet_error_set(error, OUTBOX_FATAL, "RESOURCES", "could not create an eventfd or a thread",
-				  NULL);
+	error_set(error, OUTBOX_FATAL, "RESOURCES", "could not create an eventfd or a thread",
+			  NULL);
 	release(client);
 	return NULL;
 }
@@ -190,7 +101,7 @@ jet_purge(OutboxClient *client, bool in_flight)
 	if (in_flight)
 		client->purge_all = true;
 	pthread_mutex_unlock(&client->lock);
-	jet_wake(client->io_fd);
+	thread_wake(client->io_fd);
 }
 
 static bool
@@ -199,9 +110,9 @@ jet_close(OutboxClient *client, int timeout_ms)
 	pthread_mutex_lock(&client->lock);
 	client->stop = true;
 	pthread_mutex_unlock(&client->lock);
-	jet_wake(client->io_fd);
-	if (!jet_thread_end(client->thread, &client->lock, &client->ended_cond, &client->ended,
-						timeout_ms))
+	thread_wake(client->io_fd);
+	if (!thread_part(client->thread, thread_await(&client->lock, &client->ended_cond,
+												  &client->ended, timeout_ms)))
 		return false;
 	release(client);
 	jet_library_close();

@@ -38,6 +38,9 @@
 
 #include <nats/nats.h>
 
+#include "common/error.h"
+#include "common/settings.h"
+#include "common/thread.h"
 #include "transport/source.h"
 #include "transport/transport.h"
 
@@ -144,11 +147,11 @@ typedef enum JetTopicState
 
 struct JetRecord;
 
-typedef struct JetList
-{
-	struct JetRecord *first;
-	struct JetRecord *last;
-} JetList;
+#define LIST_PREFIX jet_list
+#define LIST_TYPE JetList
+#define LIST_ITEM JetRecord
+#define LIST_DECLARE
+#include "common/list.h"
 
 typedef struct JetTopic
 {
@@ -179,7 +182,7 @@ typedef struct JetRecord
 
 	/* io only */
 	bool		refused;		/* in the ring: by an answer; it was not stored */
-	uint64_t	hash;			/* of the key, see jet_order.c */
+	uint64_t	hash;			/* of the key, see key_order.h */
 	struct JetRecord *hash_next;
 	JetList		followers;
 	bool		holds_key;
@@ -196,12 +199,11 @@ typedef struct JetRecord
 } JetRecord;
 
 /* Keys that have a record on its way; io only. */
-typedef struct JetKeys
-{
-	JetRecord **buckets;
-	size_t		nbuckets;		/* a power of two */
-	size_t		n;
-} JetKeys;
+#define ORDER_PREFIX jet
+#define ORDER_KEYS JetKeys
+#define ORDER_RECORD JetRecord
+#define ORDER_DECLARE
+#include "common/key_order.h"
 
 /* What the io thread is at; see jet_chain.c. */
 typedef enum JetPhase
@@ -335,8 +337,6 @@ extern char *jet_base64(const char *text, size_t len, size_t *decoded);
 extern bool jet_subject_covers(const char *wide, const char *subject);
 
 /* jet_error.c */
-extern OutboxFailure jet_error_set(OutboxError *error, OutboxFailure failure,
-								   const char *name, const char *text, const char *hint);
 extern OutboxFailure jet_error_status(OutboxError *error, natsStatus status, const char *why);
 extern int	jet_error_code(const char *text);
 extern OutboxFailure jet_error_answer(OutboxError *error, const JetConfig *config,
@@ -347,16 +347,6 @@ extern const char *jet_cannot_carry(const OutboxRecord *record);
 extern bool jet_make_id(JetRecord *record);
 extern natsStatus jet_message_make(natsMsg **msg, const JetRecord *record, const char *subject,
 								   const char *reply);
-
-/* jet_order.c */
-extern void jet_list_append(JetList *list, JetRecord *record);
-extern void jet_list_prepend(JetList *list, JetRecord *record);
-extern void jet_list_splice(JetList *list, JetList *tail);
-extern JetRecord *jet_list_take(JetList *list);
-extern bool jet_keys_init(JetKeys *keys);
-extern void jet_keys_free(JetKeys *keys);
-extern bool jet_key_enter(JetKeys *keys, JetRecord *record, bool hold);
-extern JetRecord *jet_key_leave(JetKeys *keys, JetRecord *record);
 
 /* jet_send.c: main */
 extern OutboxFailure jet_send(OutboxClient *client, const OutboxRecord *record,
@@ -402,12 +392,5 @@ extern void jet_show_blocked(OutboxClient *client);
 /* jet.c */
 extern const OutboxTransport jet_transport;
 extern const OutboxSource jet_source;
-extern int64_t jet_now_ms(void);
-extern void jet_wake(int fd);
-extern void jet_drain(int fd);
-extern bool jet_thread_start(pthread_t *thread, void *(*main) (void *), void *arg);
-extern bool jet_thread_end(pthread_t thread, pthread_mutex_t *lock, pthread_cond_t *cond,
-						   const bool *ended, int timeout_ms);
-extern void jet_cond_init(pthread_cond_t *cond);
 
 #endif							/* OUTBOX_JET_H */

@@ -78,7 +78,7 @@ wire_push(OutboxClient *client, JetRecord *record)
 		client->ring_size = size;
 	}
 	if (client->wire_n == 0)
-		client->answered_at = jet_now_ms();
+		client->answered_at = thread_now_ms();
 	record->refused = false;
 	*slot_of(client, client->next++) = record;
 	client->wire_n++;
@@ -225,8 +225,8 @@ not_sent(OutboxClient *client, JetRecord *record, natsStatus status, OutboxError
 	client->has_before = false;
 	if (status == NATS_MAX_PAYLOAD)
 	{
-		jet_error_set(error, OUTBOX_DEAD, "MAX_PAYLOAD",
-					  "it is larger than the NATS server's max_payload", NULL);
+		error_set(error, OUTBOX_DEAD, "MAX_PAYLOAD",
+				  "it is larger than the NATS server's max_payload", NULL);
 		jet_dead(client, record, error);
 		return true;
 	}
@@ -265,7 +265,7 @@ publish_some(OutboxClient *client, OutboxError *error)
 		if (!wire_push(client, record))
 		{
 			put_back(client, record);
-			jet_error_set(error, OUTBOX_RETRY, "MEMORY", "out of memory", NULL);
+			error_set(error, OUTBOX_RETRY, "MEMORY", "out of memory", NULL);
 			return false;
 		}
 		buffered += record->bytes + 256;
@@ -352,7 +352,7 @@ jet_answered(OutboxClient *client, const JetAnswer *answer)
 {
 	JetRecord  *record;
 
-	client->answered_at = jet_now_ms();
+	client->answered_at = thread_now_ms();
 	if (answer->number < client->first || answer->number >= client->next)
 		return;
 	record = *slot_of(client, answer->number);
@@ -368,7 +368,7 @@ jet_answered(OutboxClient *client, const JetAnswer *answer)
 void
 jet_unanswered(OutboxClient *client, int n)
 {
-	client->answered_at = jet_now_ms();
+	client->answered_at = thread_now_ms();
 	client->unanswered += n;
 	client->broken = true;
 	if (client->phase == JET_GO)
@@ -405,7 +405,7 @@ jet_doubt_topics(OutboxClient *client)
 static void
 share(OutboxClient *client)
 {
-	int64_t		now = jet_now_ms();
+	int64_t		now = thread_now_ms();
 
 	if (client->shared_ms == 0 || now - client->chained_since > PEACE_MS)
 		client->shared_ms = MIN_SHARED_MS;
@@ -450,12 +450,12 @@ jet_go_on(OutboxClient *client)
 {
 	if (client->phase == JET_DRAIN && client->wire_n <= client->unanswered)
 		drained(client);
-	if (client->chained || client->phase != JET_GO || jet_now_ms() < client->shared_until)
+	if (client->chained || client->phase != JET_GO || thread_now_ms() < client->shared_until)
 		return;
 	if (client->wire_n == 0)
 	{
 		client->chained = true;
-		client->chained_since = jet_now_ms();
+		client->chained_since = thread_now_ms();
 		chain_reset(client);
 		client->phase = JET_LOOK;
 	}

@@ -12,28 +12,9 @@
  */
 #include "jet.h"
 
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h>
-
-static bool
-bad(OutboxError *error, const char *name, const char *why)
-{
-	char		text[256];
-
-	snprintf(text, sizeof(text), "option \"%s\": %s", name, why);
-	jet_error_set(error, OUTBOX_CONFIG, "INVALID_OPTION", text, "See ALTER SERVER.");
-	return false;
-}
-
-static bool
-copy(char **to, const char *from)
-{
-	free(*to);
-	*to = strdup(from);
-	return *to != NULL;
-}
 
 /* One URL, of len bytes: scheme, host and port only. */
 static bool
@@ -45,14 +26,14 @@ parse_url(JetUrl *url, const char *text, size_t len, OutboxError *error)
 
 	url->tls = strncmp(text, "tls://", 6) == 0;
 	if ((!url->tls && strncmp(text, "nats://", 7) != 0) || memchr(text, '@', len) != NULL)
-		return bad(error, "url", "it is not a list of NATS URLs");
+		return settings_bad(error, "url", "it is not a list of NATS URLs");
 	host += 2;
 	if (*host == '[')
 	{
 		host++;
 		host_end = memchr(host, ']', end - host);
 		if (host_end == NULL)
-			return bad(error, "url", "it is not a list of NATS URLs");
+			return settings_bad(error, "url", "it is not a list of NATS URLs");
 	}
 	else
 	{
@@ -62,49 +43,26 @@ parse_url(JetUrl *url, const char *text, size_t len, OutboxError *error)
 	}
 	url->host = strndup(host, host_end - host);
 	url->text = strndup(text, len);
-	return (url->host != NULL && url->text != NULL) || bad(error, "url", "out of memory");
+	return (url->host != NULL && url->text != NULL) || settings_bad(error, "url", "out of memory");
 }
 
 static bool
-parse_urls(JetConfig *config, const char *value, OutboxError *error)
+add_url(void *to, const char *text, size_t len, OutboxError *error)
 {
-	int			n = 1;
+	JetConfig  *config = to;
+	JetUrl	   *urls = realloc(config->urls, (config->nurls + 1) * sizeof(JetUrl));
 
-	for (const char *c = value; *c; c++)
-		n += *c == ',';
-	config->urls = calloc(n, sizeof(JetUrl));
-	if (config->urls == NULL)
-		return bad(error, "url", "out of memory");
-	for (;;)
-	{
-		size_t		len;
-
-		value += strspn(value, " ");
-		len = strcspn(value, ", ");
-		if (!parse_url(&config->urls[config->nurls++], value, len, error))
-			return false;
-		value += len;
-		value += strspn(value, " ");
-		if (*value++ != ',')
-			return true;
-	}
-}
-
-static bool
-is_true(const char *value)
-{
-	return strcasecmp(value, "true") == 0 || strcasecmp(value, "t") == 0 ||
-		strcmp(value, "1") == 0;
+	if (urls == NULL)
+		return settings_bad(error, "url", "out of memory");
+	config->urls = urls;
+	memset(&urls[config->nurls], 0, sizeof(JetUrl));
+	return parse_url(&urls[config->nurls++], text, len, error);
 }
 
 static bool
 take(JetConfig *config, const OutboxOption *option, OutboxError *error)
 {
-	const struct
-	{
-		const char *name;
-		char	  **field;
-	}			texts[] = {
+	const SettingsText texts[] = {
 		{"stream", &config->stream},
 		{"subject_prefix", &config->prefix},
 		{"user", &config->user},
@@ -116,20 +74,21 @@ take(JetConfig *config, const OutboxOption *option, OutboxError *error)
 		{"tls_certificate", &config->tls_certificate},
 		{"tls_key", &config->tls_key},
 	};
+	char	  **field = settings_field(texts, sizeof(texts) / sizeof(texts[0]), option->name);
 
-	for (size_t i = 0; i < sizeof(texts) / sizeof(texts[0]); i++)
-		if (strcmp(option->name, texts[i].name) == 0)
-			return copy(texts[i].field, option->value) || bad(error, option->name, "out of memory");
+	if (field != NULL)
+		return settings_copy(field, option->value) ||
+			settings_bad(error, option->name, "out of memory");
 	if (strcmp(option->name, "url") == 0)
-		return config->urls == NULL && parse_urls(config, option->value, error);
+		return settings_each(option->value, add_url, config, error);
 	if (strcmp(option->name, "create_stream") == 0)
-		config->create_stream = is_true(option->value);
+		config->create_stream = settings_is_true(option->value);
 	else if (strcmp(option->name, "replicas") == 0)
 		config->replicas = atoi(option->value);
 	else if (strcmp(option->name, "tls_verify") == 0)
 		config->tls_verify = strcasecmp(option->value, "none") != 0;
 	else
-		return bad(error, option->name, "unknown to this version");
+		return settings_bad(error, option->name, "unknown to this version");
 	return true;
 }
 
@@ -140,21 +99,21 @@ jet_config_parse(JetConfig *config, const char *client_id, const char *topics, i
 {
 	config->replicas = 1;
 	config->tls_verify = true;
-	if (!copy(&config->client_id, client_id) || !copy(&config->prefix, "") ||
-		!copy(&config->topics, topics ? topics : ""))
-		return bad(error, "url", "out of memory");
+	if (!settings_copy(&config->client_id, client_id) || !settings_copy(&config->prefix, "") ||
+		!settings_copy(&config->topics, topics ? topics : ""))
+		return settings_bad(error, "url", "out of memory");
 	for (int i = 0; i < noptions; i++)
 		if (!take(config, &options[i], error))
 			return false;
 	if (config->nurls == 0)
-		return bad(error, "url", "it is required");
+		return settings_bad(error, "url", "it is required");
 	if (config->stream == NULL || config->stream[0] == '\0')
-		return bad(error, "stream", "it is required");
+		return settings_bad(error, "stream", "it is required");
 	if ((config->tls_key == NULL) != (config->tls_certificate == NULL))
-		return bad(error, "tls_certificate", "it needs \"tls_key\" beside it");
+		return settings_bad(error, "tls_certificate", "it needs \"tls_key\" beside it");
 	if ((config->user != NULL) + (config->token != NULL) + (config->nkey_seed != NULL) +
 		(config->credentials != NULL) > 1)
-		return bad(error, "user", "one of \"user\", \"token\", \"nkey_seed\" and \"credentials\" is enough");
+		return settings_bad(error, "user", "one of \"user\", \"token\", \"nkey_seed\" and \"credentials\" is enough");
 	return true;
 }
 

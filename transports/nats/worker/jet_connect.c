@@ -143,7 +143,7 @@ on_error(natsConnection *nc, natsSubscription *sub, natsStatus status, void *arg
 			continue;
 		snprintf(c->denied, sizeof(c->denied), "%s", text);
 		c->ndenied++;
-		jet_wake(c->wake_fd);
+		thread_wake(c->wake_fd);
 	}
 	pthread_mutex_unlock(&live_lock);
 }
@@ -256,7 +256,7 @@ jet_connect(JetConnection *c, OutboxError *error)
 		status = subscribe(c);
 	jet_auth_forget(c);
 	c->next_url = (c->next_url + 1) % c->config->nurls;
-	c->heard = jet_now_ms();
+	c->heard = thread_now_ms();
 	if (status == NATS_OK)
 		return true;
 	/* a server that has no nkeys says so in this way */
@@ -322,7 +322,7 @@ jet_connection_turn(JetConnection *c, bool readable, OutboxError *error)
 	if (readable)
 	{
 		natsConnection_ProcessReadEvent(c->nc);
-		c->heard = jet_now_ms();
+		c->heard = thread_now_ms();
 	}
 	if (c->wants_write)
 		natsConnection_ProcessWriteEvent(c->nc);

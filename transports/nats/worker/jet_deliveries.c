@@ -157,7 +157,7 @@ hand_over(OutboxConsumer *consumer, natsMsg *msg, uint64_t sequence, uint64_t ns
 	if (!ours)
 		jet_arrival_free(arrival);
 	else
-		jet_wake(consumer->fd);
+		thread_wake(consumer->fd);
 }
 
 static void
@@ -247,7 +247,7 @@ idle(OutboxConsumer *consumer)
 	if (consumer->following == consumer->generation)
 		consumer->passed = (int64_t) consumer->next;
 	pthread_mutex_unlock(&consumer->lock);
-	jet_wake(consumer->fd);
+	thread_wake(consumer->fd);
 }
 
 /* A heartbeat, or the question whether there is room. */
@@ -285,7 +285,7 @@ jet_take_deliveries(OutboxConsumer *consumer)
 	{
 		const char *status;
 
-		consumer->heard = jet_now_ms();
+		consumer->heard = thread_now_ms();
 		if (natsMsg_GetDataLength(msg) == 0 &&
 			natsMsgHeader_Get(msg, "Status", &status) == NATS_OK && strcmp(status, "100") == 0)
 			take_control(consumer, msg);

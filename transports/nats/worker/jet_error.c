@@ -14,18 +14,6 @@
 #include <stdio.h>
 #include <string.h>
 
-OutboxFailure
-jet_error_set(OutboxError *error, OutboxFailure failure, const char *name, const char *text,
-			  const char *hint)
-{
-	memset(error, 0, sizeof(*error));
-	error->failure = failure;
-	snprintf(error->name, sizeof(error->name), "%s", name);
-	snprintf(error->text, sizeof(error->text), "%s", text);
-	snprintf(error->hint, sizeof(error->hint), "%s", hint ? hint : "");
-	return failure;
-}
-
 /* What went wrong with a connection, and why; NULL: what a call has left behind. */
 OutboxFailure
 jet_error_status(OutboxError *error, natsStatus status, const char *why)
@@ -39,23 +27,23 @@ jet_error_status(OutboxError *error, natsStatus status, const char *why)
 	switch (status)
 	{
 		case NATS_CONNECTION_AUTH_FAILED:
-			return jet_error_set(error, OUTBOX_CONFIG, "AUTHORIZATION", text,
-								 "Check the user mapping: \"user\" and \"password\", \"token\", \"nkey_seed\" or \"credentials\".");
+			return error_set(error, OUTBOX_CONFIG, "AUTHORIZATION", text,
+							 "Check the user mapping: \"user\" and \"password\", \"token\", \"nkey_seed\" or \"credentials\".");
 		case NATS_SSL_ERROR:
-			return jet_error_set(error, OUTBOX_CONFIG, "TLS", text,
-								 "Check tls_ca, and the host in \"url\": the server's certificate must be for it.");
+			return error_set(error, OUTBOX_CONFIG, "TLS", text,
+							 "Check tls_ca, and the host in \"url\": the server's certificate must be for it.");
 		case NATS_SECURE_CONNECTION_REQUIRED:
-			return jet_error_set(error, OUTBOX_CONFIG, "TLS", text,
-								 "The server wants TLS: use 'tls://host' in \"url\".");
+			return error_set(error, OUTBOX_CONFIG, "TLS", text,
+							 "The server wants TLS: use 'tls://host' in \"url\".");
 		case NATS_SECURE_CONNECTION_WANTED:
-			return jet_error_set(error, OUTBOX_CONFIG, "TLS", text,
-								 "The server has no TLS: use 'nats://host' in \"url\", or set it up there.");
+			return error_set(error, OUTBOX_CONFIG, "TLS", text,
+							 "The server has no TLS: use 'nats://host' in \"url\", or set it up there.");
 		case NATS_NO_SERVER_SUPPORT:
-			return jet_error_set(error, OUTBOX_CONFIG, "UNSUPPORTED", text,
-								 "The server is too old: headers came with NATS 2.2.");
+			return error_set(error, OUTBOX_CONFIG, "UNSUPPORTED", text,
+							 "The server is too old: headers came with NATS 2.2.");
 		default:
-			return jet_error_set(error, OUTBOX_RETRY, "TRANSPORT", text,
-								 "It is tried again. Does the server run, and can it be reached from here?");
+			return error_set(error, OUTBOX_RETRY, "TRANSPORT", text,
+							 "It is tried again. Does the server run, and can it be reached from here?");
 	}
 }
 
@@ -126,5 +114,5 @@ jet_error_answer(OutboxError *error, const JetConfig *config, const char *what, 
 			failure = OUTBOX_CONFIG;
 			break;
 	}
-	return jet_error_set(error, failure, name, message, hint_for(code));
+	return error_set(error, failure, name, message, hint_for(code));
 }

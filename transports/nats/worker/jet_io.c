@@ -30,7 +30,7 @@ jet_show_error(OutboxClient *client, const OutboxError *error)
 	client->status.error = *error;
 	client->status.nerrors++;
 	pthread_mutex_unlock(&client->lock);
-	jet_wake(client->fd);
+	thread_wake(client->fd);
 }
 
 /* Show whether the stream takes messages. */
@@ -47,7 +47,7 @@ jet_show_blocked(OutboxClient *client)
 	client->status.blocked = blocked;
 	pthread_mutex_unlock(&client->lock);
 	if (changed)
-		jet_wake(client->fd);
+		thread_wake(client->fd);
 }
 
 static void
@@ -58,7 +58,7 @@ show_connected(OutboxClient *client, bool connected)
 	if (connected)
 		client->status.was_connected = true;
 	pthread_mutex_unlock(&client->lock);
-	jet_wake(client->fd);
+	thread_wake(client->fd);
 }
 
 static void
@@ -68,7 +68,7 @@ connection_lost(OutboxClient *client, const OutboxError *error)
 	jet_disconnect(&client->connection);
 	client->blamed = false;
 	client->look_due = 0;
-	client->connect_due = jet_now_ms() + MIN_CONNECT_MS;
+	client->connect_due = thread_now_ms() + MIN_CONNECT_MS;
 	show_connected(client, false);
 	jet_show_blocked(client);
 	jet_show_error(client, error);
@@ -80,7 +80,7 @@ connect_in_time(OutboxClient *client)
 {
 	OutboxError error;
 
-	if (jet_now_ms() < client->connect_due)
+	if (thread_now_ms() < client->connect_due)
 		return;
 	if (jet_connect(&client->connection, &error))
 	{
@@ -91,7 +91,7 @@ connect_in_time(OutboxClient *client)
 	client->connect_wait = client->connect_wait == 0 ? MIN_CONNECT_MS : client->connect_wait * 2;
 	if (client->connect_wait > MAX_CONNECT_MS)
 		client->connect_wait = MAX_CONNECT_MS;
-	client->connect_due = jet_now_ms() + client->connect_wait;
+	client->connect_due = thread_now_ms() + client->connect_wait;
 	jet_show_error(client, &error);
 }
 
@@ -105,9 +105,9 @@ no_responders(OutboxClient *client)
 
 	if (client->request != 0)
 	{
-		jet_error_set(&error, OUTBOX_CONFIG, "NO_JETSTREAM",
-					  "JetStream does not answer: it is not enabled on this server, or not for this account",
-					  "Switch it on: nats-server -js, or in the account's settings.");
+		error_set(&error, OUTBOX_CONFIG, "NO_JETSTREAM",
+				  "JetStream does not answer: it is not enabled on this server, or not for this account",
+				  "Switch it on: nats-server -js, or in the account's settings.");
 		jet_stream_failed(client, &error);
 		return;
 	}
@@ -125,8 +125,8 @@ no_responders(OutboxClient *client)
 	client->doubt = false;
 	snprintf(text, sizeof(text), "no stream takes subject \"%.200s%.200s\" (no responders)",
 			 client->config.prefix, client->alone->topic->name);
-	jet_error_set(&error, OUTBOX_TOPIC, "NO_RESPONDERS", text,
-				  "Add the subject to the stream; its messages wait.");
+	error_set(&error, OUTBOX_TOPIC, "NO_RESPONDERS", text,
+			  "Add the subject to the stream; its messages wait.");
 	jet_topic_failed(client, jet_wire_pull(client, client->first), &error);
 }
 
@@ -139,8 +139,8 @@ forbidden(OutboxClient *client, const char *text, int n)
 
 	if (strstr(text, "\"$JS.API") != NULL || strstr(text, "\"_INBOX.") != NULL)
 	{
-		jet_error_set(&error, OUTBOX_CONFIG, "PERMISSION", text,
-					  "Allow this user to publish to \"$JS.API.STREAM.INFO.>\" and \"$JS.API.STREAM.MSG.GET.>\", and to receive at \"_INBOX.>\".");
+		error_set(&error, OUTBOX_CONFIG, "PERMISSION", text,
+				  "Allow this user to publish to \"$JS.API.STREAM.INFO.>\" and \"$JS.API.STREAM.MSG.GET.>\", and to receive at \"_INBOX.>\".");
 		jet_stream_failed(client, &error);
 		return;
 	}
@@ -154,8 +154,8 @@ forbidden(OutboxClient *client, const char *text, int n)
 			 client->alone->topic->name);
 	if (strstr(text, subject) == NULL)
 		return;
-	jet_error_set(&error, OUTBOX_TOPIC, "PERMISSION", text,
-				  "Allow this user to publish to the subject; its messages wait.");
+	error_set(&error, OUTBOX_TOPIC, "PERMISSION", text,
+			  "Allow this user to publish to the subject; its messages wait.");
 	jet_topic_failed(client, jet_wire_pull(client, client->first), &error);
 }
 
@@ -188,11 +188,11 @@ static bool
 answers_in_time(OutboxClient *client, OutboxError *error)
 {
 	if (client->wire_n <= client->unanswered ||
-		jet_now_ms() - client->answered_at < ANSWER_TIMEOUT_MS)
+		thread_now_ms() - client->answered_at < ANSWER_TIMEOUT_MS)
 		return true;
 	/* what the server drops without a word, it drops alone the next time */
 	jet_doubt_topics(client);
-	jet_error_set(error, OUTBOX_RETRY, "TIMEOUT", "the stream did not acknowledge in time", NULL);
+	error_set(error, OUTBOX_RETRY, "TIMEOUT", "the stream did not acknowledge in time", NULL);
 	return false;
 }
 
@@ -226,17 +226,7 @@ hand_back(OutboxClient *client)
 	pthread_mutex_lock(&client->lock);
 	jet_list_splice(&client->reports, &client->done);
 	pthread_mutex_unlock(&client->lock);
-	jet_wake(client->fd);
-}
-
-static int
-until(int wait, int64_t due, int64_t now)
-{
-	if (due == 0)
-		return wait;
-	if (due <= now)
-		return 0;
-	return due - now < wait ? (int) (due - now) : wait;
+	thread_wake(client->fd);
 }
 
 /* Something to do that no file descriptor tells of. */
@@ -255,19 +245,19 @@ static bool
 io_sleep(OutboxClient *client, int64_t retry_due)
 {
 	struct pollfd fds[2] = {{client->io_fd, POLLIN, 0}, {-1, POLLIN, 0}};
-	int64_t		now = jet_now_ms();
-	int			wait = until(IDLE_MS, retry_due, now);
+	int64_t		now = thread_now_ms();
+	int			wait = thread_wait_until(IDLE_MS, retry_due, now);
 	bool		sleep;
 
 	if (client->connection.nc == NULL)
-		wait = until(wait, client->connect_due, now);
+		wait = thread_wait_until(wait, client->connect_due, now);
 	else
 	{
 		fds[1].fd = client->connection.fd;
 		if (client->connection.wants_write)
 			fds[1].events |= POLLOUT;
 		if (client->phase == JET_LOOK)
-			wait = until(wait, client->look_due > 0 ? client->look_due : now, now);
+			wait = thread_wait_until(wait, client->look_due > 0 ? client->look_due : now, now);
 		if (has_work(client))
 			wait = 0;
 	}
@@ -276,7 +266,7 @@ io_sleep(OutboxClient *client, int64_t retry_due)
 	client->io_sleeps = sleep;
 	pthread_mutex_unlock(&client->lock);
 	if (poll(fds, 2, sleep ? wait : 0) > 0)
-		jet_drain(client->io_fd);
+		thread_drain(client->io_fd);
 	return (fds[1].revents & ~POLLOUT) != 0;
 }
 
@@ -306,7 +296,7 @@ jet_io_main(void *arg)
 
 	while (take_orders(client, &all))
 	{
-		int64_t		retry_due = jet_retry_due(client, jet_now_ms());
+		int64_t		retry_due = jet_retry_due(client, thread_now_ms());
 
 		if (client->connection.nc == NULL && (!client->purging || client->nunsure > 0))
 			connect_in_time(client);

@@ -51,7 +51,7 @@ show(OutboxConsumer *consumer, bool connected, const OutboxError *error)
 		consumer->status.nerrors++;
 	}
 	pthread_mutex_unlock(&consumer->lock);
-	jet_wake(consumer->fd);
+	thread_wake(consumer->fd);
 }
 
 /* --- beginning ------------------------------------------------------------------------------ */
@@ -63,7 +63,7 @@ ask(OutboxConsumer *consumer, const char *what, const char *body, OutboxError *e
 
 	snprintf(subject, sizeof(subject), "$JS.API.%s.%s", what, consumer->config.stream);
 	consumer->request = ++consumer->next_request;
-	consumer->asked_at = jet_now_ms();
+	consumer->asked_at = thread_now_ms();
 	return jet_request(&consumer->connection, subject, body, consumer->request, error);
 }
 
@@ -73,7 +73,7 @@ jet_look_again(OutboxConsumer *consumer, int after_ms)
 {
 	consumer->request = 0;
 	consumer->reading = JET_READ_LOOK;
-	consumer->look_due = jet_now_ms() + after_ms;
+	consumer->look_due = thread_now_ms() + after_ms;
 }
 
 static void
@@ -122,7 +122,7 @@ start(OutboxConsumer *consumer, OutboxError *error)
 				 (unsigned long long) (consumer->next > 0 ? consumer->next : 1));
 	consumer->delivered = 0;
 	consumer->pass_to = 0;
-	consumer->heard = consumer->pass_asked = jet_now_ms();
+	consumer->heard = consumer->pass_asked = thread_now_ms();
 	consumer->reading = JET_READ_STARTING;
 	return ask(consumer, "CONSUMER.CREATE", body, error);
 }
@@ -157,7 +157,7 @@ answer_time(OutboxConsumer *consumer, int64_t sequence)
 	consumer->answer = sequence;
 	consumer->question = JET_ASK_DONE;
 	pthread_mutex_unlock(&consumer->lock);
-	jet_wake(consumer->fd);
+	thread_wake(consumer->fd);
 }
 
 static bool
@@ -171,16 +171,16 @@ usable(OutboxConsumer *consumer, const char *text, OutboxError *error)
 	pthread_mutex_unlock(&consumer->lock);
 	if (consumer->work_queue && !consumer->exact)
 	{
-		jet_error_set(error, OUTBOX_CONFIG, "WORK_QUEUE",
-					  "the stream is a work queue, of which a subscription takes all messages of one subject, or of a pattern that ends in \".*\"",
-					  "Name one topic, or one pattern such as 'orders.*'.");
+		error_set(error, OUTBOX_CONFIG, "WORK_QUEUE",
+				  "the stream is a work queue, of which a subscription takes all messages of one subject, or of a pattern that ends in \".*\"",
+				  "Name one topic, or one pattern such as 'orders.*'.");
 		return false;
 	}
 	if (strcmp(retention, "interest") != 0)
 		return true;
-	jet_error_set(error, OUTBOX_CONFIG, "INTEREST",
-				  "the stream keeps messages only as long as its consumers have not acknowledged them (interest)",
-				  "Subscribe to a stream with retention by limits or a work queue; one may have this stream as its source.");
+	error_set(error, OUTBOX_CONFIG, "INTEREST",
+			  "the stream keeps messages only as long as its consumers have not acknowledged them (interest)",
+			  "Subscribe to a stream with retention by limits or a work queue; one may have this stream as its source.");
 	return false;
 }
 
@@ -196,8 +196,8 @@ tell_missing(OutboxConsumer *consumer, const char *info)
 	{
 		snprintf(text, sizeof(text), "stream \"%.100s\" has no subject for topic \"%.200s\"",
 				 consumer->config.stream, topic);
-		jet_error_set(&error, OUTBOX_TOPIC, "NO_SUBJECT", text,
-					  "Add it to the stream's subjects; other topics are consumed.");
+		error_set(&error, OUTBOX_TOPIC, "NO_SUBJECT", text,
+				  "Add it to the stream's subjects; other topics are consumed.");
 	}
 	if (topic != NULL || consumer->one_missing)
 		show(consumer, !consumer->none_there, &error);
@@ -237,7 +237,7 @@ started(OutboxConsumer *consumer)
 	if (consumer->none_there)
 		show(consumer, true, NULL);
 	consumer->none_there = false;
-	consumer->heard = jet_now_ms();
+	consumer->heard = thread_now_ms();
 	consumer->reading = JET_READ_RUN;
 }
 
@@ -302,7 +302,7 @@ go_on(OutboxConsumer *consumer, OutboxError *error)
 	consumer->gap_at = (int64_t) consumer->next;
 	pthread_mutex_unlock(&consumer->lock);
 	consumer->reading = JET_READ_GAP;
-	jet_wake(consumer->fd);
+	thread_wake(consumer->fd);
 	return true;
 }
 
@@ -358,17 +358,17 @@ take_answers(OutboxConsumer *consumer)
 			request_answered(consumer, &answer);
 		else if (nobody && consumer->request != 0)
 		{
-			jet_error_set(&error, OUTBOX_CONFIG, "NO_JETSTREAM",
-						  "JetStream does not answer: it is not enabled on this server, or not for this account",
-						  "Switch it on: nats-server -js, or in the account's settings.");
+			error_set(&error, OUTBOX_CONFIG, "NO_JETSTREAM",
+					  "JetStream does not answer: it is not enabled on this server, or not for this account",
+					  "Switch it on: nats-server -js, or in the account's settings.");
 			failed(consumer, &error);
 		}
 		natsMsg_Destroy(answer.msg);
 	}
 	if (jet_denied(&consumer->connection, text, sizeof(text)) > 0)
 	{
-		jet_error_set(&error, OUTBOX_CONFIG, "PERMISSION", text,
-					  "Allow this user to publish to \"$JS.API.STREAM.INFO.>\", \"$JS.API.CONSUMER.CREATE.>\", \"$JS.FC.>\" and \"$JS.ACK.>\", and to receive at \"_INBOX.>\".");
+		error_set(&error, OUTBOX_CONFIG, "PERMISSION", text,
+				  "Allow this user to publish to \"$JS.API.STREAM.INFO.>\", \"$JS.API.CONSUMER.CREATE.>\", \"$JS.FC.>\" and \"$JS.ACK.>\", and to receive at \"_INBOX.>\".");
 		failed(consumer, &error);
 	}
 }
@@ -384,7 +384,7 @@ connection_lost(OutboxConsumer *consumer, const OutboxError *error)
 	consumer->connect_wait = consumer->connect_wait == 0 ? MIN_CONNECT_MS : consumer->connect_wait * 2;
 	if (consumer->connect_wait > MAX_CONNECT_MS)
 		consumer->connect_wait = MAX_CONNECT_MS;
-	consumer->connect_due = jet_now_ms() + consumer->connect_wait;
+	consumer->connect_due = thread_now_ms() + consumer->connect_wait;
 	show(consumer, false, error);
 }
 
@@ -404,13 +404,13 @@ seek_came(OutboxConsumer *consumer)
 static bool
 proceed(OutboxConsumer *consumer, OutboxError *error)
 {
-	int64_t		now = jet_now_ms();
+	int64_t		now = thread_now_ms();
 
 	if (consumer->request != 0)
 	{
 		if (now - consumer->asked_at < REQUEST_TIMEOUT_MS)
 			return true;
-		jet_error_set(error, OUTBOX_RETRY, "TIMEOUT", "JetStream did not answer in time", NULL);
+		error_set(error, OUTBOX_RETRY, "TIMEOUT", "JetStream did not answer in time", NULL);
 		return false;
 	}
 	switch (consumer->reading)
@@ -463,7 +463,7 @@ connect_in_time(OutboxConsumer *consumer)
 {
 	OutboxError error;
 
-	if (jet_now_ms() < consumer->connect_due)
+	if (thread_now_ms() < consumer->connect_due)
 		return;
 	if (jet_connect(&consumer->connection, &error))
 		consumer->connect_wait = 0;
@@ -476,7 +476,7 @@ static bool
 reader_sleep(OutboxConsumer *consumer)
 {
 	struct pollfd fds[2] = {{consumer->io_fd, POLLIN, 0}, {consumer->connection.fd, POLLIN, 0}};
-	int64_t		now = jet_now_ms();
+	int64_t		now = thread_now_ms();
 	int64_t		wait = IDLE_MS;
 
 	if (consumer->connection.nc == NULL)
@@ -490,7 +490,7 @@ reader_sleep(OutboxConsumer *consumer)
 	if (wait > IDLE_MS)
 		wait = IDLE_MS;
 	if (poll(fds, 2, wait < 0 ? 0 : (int) wait) > 0)
-		jet_drain(consumer->io_fd);
+		thread_drain(consumer->io_fd);
 	return (fds[1].revents & ~POLLOUT) != 0;
 }
 

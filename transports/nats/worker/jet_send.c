@@ -119,7 +119,7 @@ hand_over(OutboxClient *client, JetRecord *record)
 	client->io_sleeps = false;
 	pthread_mutex_unlock(&client->lock);
 	if (wake)
-		jet_wake(client->io_fd);
+		thread_wake(client->io_fd);
 }
 
 /* See transport.h. */
@@ -132,10 +132,10 @@ jet_send(OutboxClient *client, const OutboxRecord *record, OutboxError *error)
 	JetRecord  *mine;
 
 	if (why != NULL)
-		return jet_error_set(error, OUTBOX_DEAD, "INVALID_MESSAGE", why, NULL);
+		return error_set(error, OUTBOX_DEAD, "INVALID_MESSAGE", why, NULL);
 	topic = topic_get(client, record->topic);
 	if (topic == NULL)
-		return jet_error_set(error, OUTBOX_RETRY, "MEMORY", "out of memory", NULL);
+		return error_set(error, OUTBOX_RETRY, "MEMORY", "out of memory", NULL);
 	if (atomic_load(&topic->state) == JET_TOPIC_FAILED)
 	{
 		pthread_mutex_lock(&client->lock);
@@ -144,17 +144,17 @@ jet_send(OutboxClient *client, const OutboxRecord *record, OutboxError *error)
 		return OUTBOX_TOPIC;
 	}
 	if (client->accepted > 0 && client->bytes + bytes > client->max_bytes)
-		return jet_error_set(error, OUTBOX_RETRY, "QUEUE_FULL", "enough is on its way", NULL);
+		return error_set(error, OUTBOX_RETRY, "QUEUE_FULL", "enough is on its way", NULL);
 	mine = record_new(client, record);
 	if (mine == NULL)
-		return jet_error_set(error, OUTBOX_RETRY, "MEMORY", "out of memory", NULL);
+		return error_set(error, OUTBOX_RETRY, "MEMORY", "out of memory", NULL);
 	mine->topic = topic;
 	mine->given_back_known = topic->given_back_known;
 	mine->bytes = bytes;
 	if (!jet_make_id(mine))
 	{
 		record_free(client, mine);
-		return jet_error_set(error, OUTBOX_RETRY, "MEMORY", "out of memory", NULL);
+		return error_set(error, OUTBOX_RETRY, "MEMORY", "out of memory", NULL);
 	}
 	hand_over(client, mine);
 	return OUTBOX_OK;
@@ -167,7 +167,7 @@ jet_poll(OutboxClient *client, OutboxReport *reports, int max)
 	JetRecord  *record;
 	int			n = 0;
 
-	jet_drain(client->fd);
+	thread_drain(client->fd);
 	while ((record = jet_list_take(&client->handed_out)) != NULL)
 		record_free(client, record);
 
@@ -178,7 +178,7 @@ jet_poll(OutboxClient *client, OutboxReport *reports, int max)
 		n++;
 	}
 	if (client->reports.first != NULL)
-		jet_wake(client->fd);	/* there is more */
+		thread_wake(client->fd);	/* there is more */
 	pthread_mutex_unlock(&client->lock);
 
 	n = 0;
@@ -211,7 +211,7 @@ jet_probe_topic(OutboxClient *client, const char *name, OutboxError *error)
 	if (topic == NULL)
 		return OUTBOX_OK;
 	if (topic->pending > 0)
-		return jet_error_set(error, OUTBOX_RETRY, "", "", NULL);
+		return error_set(error, OUTBOX_RETRY, "", "", NULL);
 	atomic_store(&topic->state, JET_TOPIC_TRYING);
 	return OUTBOX_OK;
 }

@@ -144,7 +144,7 @@ jet_hold(OutboxClient *client, JetRecord *record, const OutboxError *error)
 	atomic_store(&topic->state, JET_TOPIC_TRYING);
 	topic->trial = record;
 	record->refusals++;
-	record->due = jet_now_ms() + (wait < MAX_REFUSED_MS ? wait : MAX_REFUSED_MS);
+	record->due = thread_now_ms() + (wait < MAX_REFUSED_MS ? wait : MAX_REFUSED_MS);
 	jet_list_append(&client->again, record);
 }
 

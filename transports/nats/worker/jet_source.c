@@ -22,26 +22,11 @@
 #include <sys/eventfd.h>
 #include <unistd.h>
 
-void
-jet_arrivals_append(JetArrivals *list, JetArrival *arrival)
-{
-	arrival->next = NULL;
-	if (list->first == NULL)
-		list->first = arrival;
-	else
-		list->last->next = arrival;
-	list->last = arrival;
-}
-
-JetArrival *
-jet_arrivals_take(JetArrivals *list)
-{
-	JetArrival *arrival = list->first;
-
-	if (arrival != NULL && (list->first = arrival->next) == NULL)
-		list->last = NULL;
-	return arrival;
-}
+#define LIST_PREFIX jet_arrivals
+#define LIST_TYPE JetArrivals
+#define LIST_ITEM JetArrival
+#define LIST_DEFINE
+#include "common/list.h"
 
 void
 jet_arrival_free(JetArrival *arrival)
@@ -108,11 +93,11 @@ source_open(const OutboxSourceConfig *config, OutboxError *error)
 	memset(error, 0, sizeof(*error));
 	if (consumer == NULL)
 	{
-		jet_error_set(error, OUTBOX_FATAL, "MEMORY", "out of memory", NULL);
+		error_set(error, OUTBOX_FATAL, "MEMORY", "out of memory", NULL);
 		return NULL;
 	}
 	pthread_mutex_init(&consumer->lock, NULL);
-	jet_cond_init(&consumer->ended_cond);
+	thread_cond_init(&consumer->ended_cond);
 	consumer->max_bytes = config->max_bytes;
 	consumer->member = config->member == 0;
 	consumer->wanted = -1;
@@ -131,12 +116,12 @@ source_open(const OutboxSourceConfig *config, OutboxError *error)
 		char		filter[JET_MAX_SUBJECT];
 
 		consumer->exact = jet_topic_filter(consumer, filter, sizeof(filter));
-		if (jet_thread_start(&consumer->thread, jet_reader_main, consumer))
+		if (thread_start(&consumer->thread, jet_reader_main, consumer))
 			return consumer;
 		jet_library_close();
 	}
-	jet_error_set(error, OUTBOX_FATAL, "RESOURCES", "could not create an eventfd or a thread",
-				  NULL);
+	error_set(error, OUTBOX_FATAL, "RESOURCES", "could not create an eventfd or a thread",
+			  NULL);
 	release(consumer);
 	return NULL;
 }
@@ -147,9 +132,9 @@ source_close(OutboxConsumer *consumer, int timeout_ms)
 	pthread_mutex_lock(&consumer->lock);
 	consumer->stop = true;
 	pthread_mutex_unlock(&consumer->lock);
-	jet_wake(consumer->io_fd);
-	if (!jet_thread_end(consumer->thread, &consumer->lock, &consumer->ended_cond,
-						&consumer->ended, timeout_ms))
+	thread_wake(consumer->io_fd);
+	if (!thread_part(consumer->thread, thread_await(&consumer->lock, &consumer->ended_cond,
+													&consumer->ended, timeout_ms)))
 		return false;
 	release(consumer);
 	jet_library_close();
@@ -192,7 +177,7 @@ take_out(OutboxConsumer *consumer, int max)
 		n++;
 	}
 	if (consumer->arrived.first != NULL)
-		jet_wake(consumer->fd); /* there is more */
+		thread_wake(consumer->fd); /* there is more */
 	return n;
 }
 
@@ -203,7 +188,7 @@ source_receive(OutboxConsumer *consumer, int max, const OutboxIncoming **message
 	OutboxSourceEvent event = OUTBOX_SOURCE_NOTHING;
 	bool		room;
 
-	jet_drain(consumer->fd);
+	thread_drain(consumer->fd);
 	*n = 0;
 	pthread_mutex_lock(&consumer->lock);
 	room = consumer->held > consumer->max_bytes / 2;
@@ -229,7 +214,7 @@ source_receive(OutboxConsumer *consumer, int max, const OutboxIncoming **message
 	consumer->gap = false;
 	pthread_mutex_unlock(&consumer->lock);
 	if (room)
-		jet_wake(consumer->io_fd);
+		thread_wake(consumer->io_fd);
 
 	if (event == OUTBOX_SOURCE_ASSIGN)
 	{
@@ -261,7 +246,7 @@ source_seek(OutboxConsumer *consumer, const OutboxPlace *places, int n, OutboxEr
 {
 	for (int i = 0; i < n; i++)
 		if (!is_ours(consumer, places[i].topic, places[i].partition))
-			return jet_error_set(error, OUTBOX_FENCED, "FENCED", "the stream is not ours", NULL);
+			return error_set(error, OUTBOX_FENCED, "FENCED", "the stream is not ours", NULL);
 	if (n == 0)
 		return OUTBOX_OK;
 	pthread_mutex_lock(&consumer->lock);
@@ -277,7 +262,7 @@ source_seek(OutboxConsumer *consumer, const OutboxPlace *places, int n, OutboxEr
 	pthread_mutex_unlock(&consumer->lock);
 	consumer->paused = false;
 	consumer->handed = places[0].offset;
-	jet_wake(consumer->io_fd);
+	thread_wake(consumer->io_fd);
 	return OUTBOX_OK;
 }
 
@@ -288,7 +273,7 @@ source_pause(OutboxConsumer *consumer, const OutboxPlace *places, int n, bool pa
 	for (int i = 0; i < n; i++)
 		if (is_ours(consumer, places[i].topic, places[i].partition))
 			consumer->paused = paused;
-	jet_wake(consumer->fd);
+	thread_wake(consumer->fd);
 	return OUTBOX_OK;
 }
 
@@ -300,11 +285,11 @@ source_commit(OutboxConsumer *consumer, const OutboxPlace *places, int n, int wa
 	for (int i = 0; i < n; i++)
 	{
 		if (!is_ours(consumer, places[i].topic, places[i].partition))
-			return jet_error_set(error, OUTBOX_FENCED, "FENCED", "the stream is not ours", NULL);
+			return error_set(error, OUTBOX_FENCED, "FENCED", "the stream is not ours", NULL);
 		pthread_mutex_lock(&consumer->lock);
 		consumer->committed = (uint64_t) places[i].offset;
 		pthread_mutex_unlock(&consumer->lock);
-		jet_wake(consumer->io_fd);
+		thread_wake(consumer->io_fd);
 	}
 	return OUTBOX_OK;
 }
@@ -320,7 +305,7 @@ source_give_up(OutboxConsumer *consumer)
 static OutboxFailure
 not_yet(OutboxError *error)
 {
-	return jet_error_set(error, OUTBOX_RETRY, "", "", NULL);
+	return error_set(error, OUTBOX_RETRY, "", "", NULL);
 }
 
 static OutboxFailure
@@ -355,7 +340,7 @@ source_find(OutboxConsumer *consumer, const char *topic, int32_t partition, Outb
 	pthread_mutex_unlock(&consumer->lock);
 	if (known)
 		return OUTBOX_OK;
-	jet_wake(consumer->io_fd);
+	thread_wake(consumer->io_fd);
 	return not_yet(error);
 }
 

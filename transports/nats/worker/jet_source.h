@@ -31,11 +31,11 @@ typedef struct JetArrival
 	int64_t		stored_ms;		/* when the stream took it */
 } JetArrival;
 
-typedef struct JetArrivals
-{
-	JetArrival *first;
-	JetArrival *last;
-} JetArrivals;
+#define LIST_PREFIX jet_arrivals
+#define LIST_TYPE JetArrivals
+#define LIST_ITEM JetArrival
+#define LIST_DECLARE
+#include "common/list.h"
 
 /* What has to be acknowledged once it is committed; io only. */
 typedef struct JetDue
@@ -161,7 +161,6 @@ extern const char *jet_topic_missing(const OutboxConsumer *consumer, const char 
 
 /* jet_source.c */
 extern void jet_arrivals_append(JetArrivals *list, JetArrival *arrival);
-extern JetArrival *jet_arrivals_take(JetArrivals *list);
 extern void jet_arrival_free(JetArrival *arrival);
 
 #endif							/* OUTBOX_JET_SOURCE_H */

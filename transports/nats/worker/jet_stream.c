@@ -36,7 +36,7 @@ ask(OutboxClient *client, const char *what, const char *body, OutboxError *error
 
 	snprintf(subject, sizeof(subject), "$JS.API.STREAM.%s.%s", what, client->config.stream);
 	client->request = ++client->next_request;
-	client->asked_at = jet_now_ms();
+	client->asked_at = thread_now_ms();
 	return jet_request(&client->connection, subject, body, client->request, error);
 }
 
@@ -115,9 +115,9 @@ create_body(const JetConfig *config, OutboxError *error)
 
 	if (n <= 0)
 	{
-		jet_error_set(error, OUTBOX_CONFIG, "NO_SUBJECTS",
-					  "a stream can't be created for all subjects that there are",
-					  "Say which in option \"topics\", such as 'orders.*', set a subject_prefix, or create the stream by hand.");
+		error_set(error, OUTBOX_CONFIG, "NO_SUBJECTS",
+				  "a stream can't be created for all subjects that there are",
+				  "Say which in option \"topics\", such as 'orders.*', set a subject_prefix, or create the stream by hand.");
 		free(subjects);
 		free(body);
 		return NULL;
@@ -236,7 +236,7 @@ jet_stream_failed(OutboxClient *client, const OutboxError *error)
 	client->blamed = error->failure == OUTBOX_CONFIG;
 	client->request = 0;
 	client->phase = JET_LOOK;
-	client->look_due = jet_now_ms() + LOOK_AGAIN_MS;
+	client->look_due = thread_now_ms() + LOOK_AGAIN_MS;
 	jet_show_blocked(client);
 	jet_show_error(client, error);
 }
@@ -248,11 +248,11 @@ is_usable(OutboxClient *client, const char *text, OutboxError *error)
 	size_t		len;
 
 	if (jet_json_find(text, "config.no_ack", &value, &len) && strncmp(value, "true", 4) == 0)
-		jet_error_set(error, OUTBOX_CONFIG, "NO_ACK", "the stream acknowledges nothing (no_ack)",
-					  "Name another stream, or make it anew without no_ack.");
+		error_set(error, OUTBOX_CONFIG, "NO_ACK", "the stream acknowledges nothing (no_ack)",
+				  "Name another stream, or make it anew without no_ack.");
 	else if (jet_json_find(text, "config.mirror", &value, &len) && *value == '{')
-		jet_error_set(error, OUTBOX_CONFIG, "MIRROR", "the stream is a mirror, which takes no messages",
-					  "Name the stream that it mirrors.");
+		error_set(error, OUTBOX_CONFIG, "MIRROR", "the stream is a mirror, which takes no messages",
+				  "Name the stream that it mirrors.");
 	else
 		return true;
 	return false;
@@ -340,15 +340,15 @@ jet_stream_answer(OutboxClient *client, const JetAnswer *answer)
 bool
 jet_stream_turn(OutboxClient *client, OutboxError *error)
 {
-	int64_t		now = jet_now_ms();
+	int64_t		now = thread_now_ms();
 
 	if (client->request != 0)
 	{
 		if (now - client->asked_at < REQUEST_TIMEOUT_MS)
 			return true;
-		jet_error_set(error, OUTBOX_RETRY, "TIMEOUT",
-					  "JetStream did not answer in time",
-					  "Has its cluster a leader, and may this user ask \"$JS.API.STREAM.INFO\" and receive at \"_INBOX.>\"?");
+		error_set(error, OUTBOX_RETRY, "TIMEOUT",
+				  "JetStream did not answer in time",
+				  "Has its cluster a leader, and may this user ask \"$JS.API.STREAM.INFO\" and receive at \"_INBOX.>\"?");
 		return false;
 	}
 	switch (client->phase)

@@ -9,91 +9,10 @@
  */
 #include "rabbit.h"
 
-#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
-#include <time.h>
 #include <unistd.h>
-
-/* Milliseconds of a monotonic clock. */
-int64_t
-rabbit_now_ms(void)
-{
-	struct timespec now;
-
-	clock_gettime(CLOCK_MONOTONIC_COARSE, &now);
-	return (int64_t) now.tv_sec * 1000 + now.tv_nsec / 1000000;
-}
-
-/* Make an eventfd readable; any thread. */
-void
-rabbit_wake(int fd)
-{
-	uint64_t	one = 1;
-
-	while (write(fd, &one, sizeof(one)) < 0 && errno == EINTR)
-		;
-}
-
-void
-rabbit_drain(int fd)
-{
-	uint64_t	n;
-
-	while (read(fd, &n, sizeof(n)) < 0 && errno == EINTR)
-		;
-}
-
-/* Whose timeouts no clock that is set disturbs. */
-void
-rabbit_cond_init(pthread_cond_t *cond)
-{
-	pthread_condattr_t attr;
-
-	pthread_condattr_init(&attr);
-	pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
-	pthread_cond_init(cond, &attr);
-	pthread_condattr_destroy(&attr);
-}
-
-/* A thread that runs no signal handler of the server's. */
-bool
-rabbit_thread_start(pthread_t *thread, void *(*main) (void *), void *arg)
-{
-	sigset_t	all;
-	sigset_t	saved;
-	int			failed;
-
-	sigfillset(&all);
-	pthread_sigmask(SIG_SETMASK, &all, &saved);
-	failed = pthread_create(thread, NULL, main, arg);
-	pthread_sigmask(SIG_SETMASK, &saved, NULL);
-	return failed == 0;
-}
-
-/* Wait for the thread's last act; false: not in time. */
-static bool
-await_end(pthread_mutex_t *lock, pthread_cond_t *cond, const bool *ended, int timeout_ms)
-{
-	struct timespec until;
-	bool		done;
-
-	clock_gettime(CLOCK_MONOTONIC, &until);
-	until.tv_sec += timeout_ms / 1000;
-	until.tv_nsec += (long) (timeout_ms % 1000) * 1000000;
-	if (until.tv_nsec >= 1000000000)
-	{
-		until.tv_sec++;
-		until.tv_nsec -= 1000000000;
-	}
-	pthread_mutex_lock(lock);
-	while (!*ended && pthread_cond_timedwait(cond, lock, &until) != ETIMEDOUT)
-		;
-	done = *ended;
-	pthread_mutex_unlock(lock);
-	return done;
-}
 
 /*
  * A thread was told to end: wait for it, half of the time patiently, then with
@@ -104,18 +23,14 @@ bool
 rabbit_thread_end(pthread_t thread, pthread_mutex_t *lock, pthread_cond_t *cond,
 				  const bool *ended, RabbitConnection *connection, int timeout_ms)
 {
-	bool		done = await_end(lock, cond, ended, timeout_ms / 2);
+	bool		done = thread_await(lock, cond, ended, timeout_ms / 2);
 
 	if (!done)
 	{
 		rabbit_connection_cut(connection);
-		done = await_end(lock, cond, ended, timeout_ms / 2);
+		done = thread_await(lock, cond, ended, timeout_ms / 2);
 	}
-	if (done)
-		pthread_join(thread, NULL);
-	else
-		pthread_detach(thread);
-	return done;
+	return thread_part(thread, done);
 }
 
 static void
@@ -147,11 +62,11 @@ rabbit_open(const OutboxTransportConfig *config, OutboxError *error)
 	memset(error, 0, sizeof(*error));
 	if (client == NULL)
 	{
-		rabbit_error_set(error, OUTBOX_FATAL, "MEMORY", "out of memory", NULL);
+		error_set(error, OUTBOX_FATAL, "MEMORY", "out of memory", NULL);
 		return NULL;
 	}
 	pthread_mutex_init(&client->lock, NULL);
-	rabbit_cond_init(&client->ended_cond);
+	thread_cond_init(&client->ended_cond);
 	rabbit_connection_init(&client->connection, &client->config);
 	client->max_bytes = config->max_bytes;
 	client->alone_limit = RABBIT_NALONE;
@@ -165,10 +80,10 @@ rabbit_open(const OutboxTransportConfig *config, OutboxError *error)
 		return NULL;
 	}
 	if (client->fd < 0 || client->io_fd < 0 || !rabbit_keys_init(&client->keys) ||
-		!rabbit_thread_start(&client->thread, rabbit_io_main, client))
+		!thread_start(&client->thread, rabbit_io_main, client))
 	{
-		rabbit_error_set(error, OUTBOX_FATAL, "RESOURCES",
-						 "could not create an eventfd or a thread", NULL);
+		error_set(error, OUTBOX_FATAL, "RESOURCES",
+				  "could not create an eventfd or a thread", NULL);
 		release(client);
 		return NULL;
 	}
@@ -203,7 +118,7 @@ rabbit_purge(OutboxClient *client, bool in_flight)
 	if (in_flight)
 		client->purge_all = true;
 	pthread_mutex_unlock(&client->lock);
-	rabbit_wake(client->io_fd);
+	thread_wake(client->io_fd);
 }
 
 static bool
@@ -212,7 +127,7 @@ rabbit_close(OutboxClient *client, int timeout_ms)
 	pthread_mutex_lock(&client->lock);
 	client->stop = true;
 	pthread_mutex_unlock(&client->lock);
-	rabbit_wake(client->io_fd);
+	thread_wake(client->io_fd);
 	if (!rabbit_thread_end(client->thread, &client->lock, &client->ended_cond,
 						   &client->ended, &client->connection, timeout_ms))
 		return false;

@@ -34,6 +34,9 @@
 #include <amqp.h>
 #include <amqp_framing.h>
 
+#include "common/error.h"
+#include "common/settings.h"
+#include "common/thread.h"
 #include "transport/source.h"
 #include "transport/transport.h"
 
@@ -97,11 +100,11 @@ typedef enum RabbitTopicState
 
 struct RabbitRecord;
 
-typedef struct RabbitList
-{
-	struct RabbitRecord *first;
-	struct RabbitRecord *last;
-} RabbitList;
+#define LIST_PREFIX rabbit_list
+#define LIST_TYPE RabbitList
+#define LIST_ITEM RabbitRecord
+#define LIST_DECLARE
+#include "common/list.h"
 
 typedef struct RabbitTopic
 {
@@ -136,7 +139,7 @@ typedef struct RabbitRecord
 	uint64_t	given_back_known;	/* of its topic, when it was sent */
 	size_t		properties;		/* upper bound of the size of its header frame */
 
-	/* io only; see rabbit_order.c */
+	/* io only; see key_order.h */
 	uint64_t	hash;
 	struct RabbitRecord *hash_next;
 	RabbitList	followers;		/* of the same key */
@@ -156,12 +159,11 @@ typedef struct RabbitRecord
 } RabbitRecord;
 
 /* Keys that have a record on its way; io only. */
-typedef struct RabbitKeys
-{
-	RabbitRecord **buckets;
-	size_t		nbuckets;		/* a power of two */
-	size_t		n;
-} RabbitKeys;
+#define ORDER_PREFIX rabbit
+#define ORDER_KEYS RabbitKeys
+#define ORDER_RECORD RabbitRecord
+#define ORDER_DECLARE
+#include "common/key_order.h"
 
 typedef enum RabbitChannelState
 {
@@ -279,24 +281,11 @@ extern bool rabbit_send_method(RabbitConnection *c, amqp_channel_t channel,
 							   amqp_method_number_t method, void *decoded);
 
 /* rabbit_error.c */
-extern OutboxFailure rabbit_error_set(OutboxError *error, OutboxFailure failure,
-									  const char *name, const char *text,
-									  const char *hint);
 extern OutboxFailure rabbit_error_status(OutboxError *error, int status);
 extern const char *rabbit_code_name(int code);
 extern OutboxFailure rabbit_error_closed(OutboxError *error, bool connection,
 										 int code, amqp_bytes_t text);
 extern void rabbit_copy_short(char *to, amqp_bytes_t from);
-
-/* rabbit_order.c */
-extern void rabbit_list_append(RabbitList *list, RabbitRecord *record);
-extern void rabbit_list_prepend(RabbitList *list, RabbitRecord *record);
-extern void rabbit_list_splice(RabbitList *list, RabbitList *tail);
-extern RabbitRecord *rabbit_list_take(RabbitList *list);
-extern bool rabbit_keys_init(RabbitKeys *keys);
-extern void rabbit_keys_free(RabbitKeys *keys);
-extern bool rabbit_key_enter(RabbitKeys *keys, RabbitRecord *record);
-extern RabbitRecord *rabbit_key_leave(RabbitKeys *keys, RabbitRecord *record);
 
 /* rabbit_send.c: main */
 extern OutboxFailure rabbit_send(OutboxClient *client, const OutboxRecord *record,
@@ -343,13 +332,8 @@ extern const OutboxSource rabbit_source;
 
 /* rabbit.c */
 extern const OutboxTransport rabbit_transport;
-extern int64_t rabbit_now_ms(void);
-extern void rabbit_wake(int fd);
-extern void rabbit_drain(int fd);
-extern bool rabbit_thread_start(pthread_t *thread, void *(*main) (void *), void *arg);
 extern bool rabbit_thread_end(pthread_t thread, pthread_mutex_t *lock,
 							  pthread_cond_t *cond, const bool *ended,
 							  RabbitConnection *connection, int timeout_ms);
-extern void rabbit_cond_init(pthread_cond_t *cond);
 
 #endif							/* OUTBOX_RABBIT_H */

@@ -71,7 +71,7 @@ void
 rabbit_connection_watch(RabbitConnection *c)
 {
 	int64_t		busy_since = atomic_load(&c->busy_since);
-	int64_t		now = rabbit_now_ms();
+	int64_t		now = thread_now_ms();
 	int			bytes = 0;
 	bool		moves;
 
@@ -172,7 +172,7 @@ tls_socket(RabbitConnection *c, const RabbitUrl *url, OutboxError *error)
 
 	if (ctx == NULL)
 	{
-		rabbit_error_set(error, OUTBOX_RETRY, "TLS", "could not set up TLS", NULL);
+		error_set(error, OUTBOX_RETRY, "TLS", "could not set up TLS", NULL);
 		return NULL;
 	}
 	amqp_ssl_socket_set_verify_peer(socket, 0); /* by OpenSSL, in the handshake */
@@ -191,7 +191,7 @@ tls_socket(RabbitConnection *c, const RabbitUrl *url, OutboxError *error)
 		bad = "options \"tls_certificate\" and \"tls_key\" can't be used together";
 	if (bad == NULL)
 		return socket;
-	rabbit_error_set(error, OUTBOX_CONFIG, "TLS", bad, "Both are PEM texts; the key has no password.");
+	error_set(error, OUTBOX_CONFIG, "TLS", bad, "Both are PEM texts; the key has no password.");
 	return NULL;
 }
 
@@ -206,14 +206,14 @@ explain_tls(OutboxError *error, int status)
 	{
 		snprintf(text, sizeof(text), "the broker's certificate is not accepted: %s",
 				 X509_verify_cert_error_string(verify_error));
-		rabbit_error_set(error, OUTBOX_CONFIG, "CERTIFICATE", text,
-						 "Set \"tls_ca\" to the certificate of the authority that signed it, and name the broker in \"url\" as its certificate does.");
+		error_set(error, OUTBOX_CONFIG, "CERTIFICATE", text,
+				  "Set \"tls_ca\" to the certificate of the authority that signed it, and name the broker in \"url\" as its certificate does.");
 	}
 	else if (status == AMQP_STATUS_SSL_CONNECTION_FAILED && ERR_GET_LIB(err) == ERR_LIB_SSL)
 	{
 		snprintf(text, sizeof(text), "TLS handshake: %s", ERR_reason_error_string(err));
-		rabbit_error_set(error, OUTBOX_CONFIG, "TLS", text,
-						 "Does the broker speak TLS on this port, and does it ask for a certificate?");
+		error_set(error, OUTBOX_CONFIG, "TLS", text,
+				  "Does the broker speak TLS on this port, and does it ask for a certificate?");
 	}
 	else
 		rabbit_error_status(error, status);
@@ -264,8 +264,8 @@ explain_login(OutboxError *error, const amqp_rpc_reply_t *reply)
 		rabbit_error_closed(error, true, m->reply_code, m->reply_text);
 	}
 	else if (reply->library_error == AMQP_STATUS_BROKER_UNSUPPORTED_SASL_METHOD)
-		rabbit_error_set(error, OUTBOX_CONFIG, "AUTHENTICATION",
-						 "the broker takes no user and password (SASL PLAIN)", NULL);
+		error_set(error, OUTBOX_CONFIG, "AUTHENTICATION",
+				  "the broker takes no user and password (SASL PLAIN)", NULL);
 	else
 		rabbit_error_status(error, reply->library_error);
 }
@@ -294,7 +294,7 @@ rabbit_connect(RabbitConnection *c, OutboxError *error)
 	c->state = amqp_new_connection();
 	if (c->state == NULL)
 	{
-		rabbit_error_set(error, OUTBOX_RETRY, "MEMORY", "out of memory", NULL);
+		error_set(error, OUTBOX_RETRY, "MEMORY", "out of memory", NULL);
 		return false;
 	}
 	amqp_set_handshake_timeout(c->state, &login_time);
@@ -363,7 +363,7 @@ rabbit_read_frame(RabbitConnection *c, amqp_frame_t *frame, bool *got, OutboxErr
 	struct timeval now = {0, 0};
 	int			status;
 
-	atomic_store(&c->busy_since, rabbit_now_ms());	/* it may send a heartbeat */
+	atomic_store(&c->busy_since, thread_now_ms());	/* it may send a heartbeat */
 	status = amqp_simple_wait_frame_noblock(c->state, frame, &now);
 	atomic_store(&c->busy_since, 0);
 	*got = status == AMQP_STATUS_OK;
@@ -379,7 +379,7 @@ rabbit_send_method(RabbitConnection *c, amqp_channel_t channel,
 {
 	int			status;
 
-	atomic_store(&c->busy_since, rabbit_now_ms());
+	atomic_store(&c->busy_since, thread_now_ms());
 	status = amqp_send_method(c->state, channel, method, decoded);
 	atomic_store(&c->busy_since, 0);
 	return status >= AMQP_STATUS_OK;

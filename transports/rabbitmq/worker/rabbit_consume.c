@@ -47,7 +47,7 @@ show_error(OutboxConsumer *consumer, const OutboxError *error)
 	consumer->status.error = *error;
 	consumer->status.nerrors++;
 	pthread_mutex_unlock(&consumer->lock);
-	rabbit_wake(consumer->fd);
+	thread_wake(consumer->fd);
 }
 
 /* --- queues --------------------------------------------------------------------------- */
@@ -102,19 +102,19 @@ queue_looked_for(OutboxConsumer *consumer, int queue, bool there)
 	pthread_mutex_lock(&consumer->lock);
 	consumer->queues[queue].there = there;
 	if (!there)
-		consumer->queues[queue].look_due = rabbit_now_ms() + LOOK_AGAIN_MS;
+		consumer->queues[queue].look_due = thread_now_ms() + LOOK_AGAIN_MS;
 	for (int i = 0; i < consumer->nqueues; i++)
 		listed = listed && (consumer->queues[i].there || consumer->queues[i].look_due > 0);
 	consumer->listed = consumer->listed || listed;
 	pthread_mutex_unlock(&consumer->lock);
-	rabbit_wake(consumer->fd);
+	thread_wake(consumer->fd);
 }
 
 /* Acks, queues to be consumed or looked for; false: the connection is gone. */
 static bool
 tend_queues(OutboxConsumer *consumer)
 {
-	int64_t		now = rabbit_now_ms();
+	int64_t		now = thread_now_ms();
 
 	for (int i = 0; i < consumer->nqueues; i++)
 	{
@@ -160,7 +160,7 @@ connection_lost(OutboxConsumer *consumer, const OutboxError *error)
 	RabbitDelivery *delivery;
 
 	rabbit_disconnect(&consumer->connection, false);
-	consumer->connect_due = rabbit_now_ms() + MIN_CONNECT_MS;
+	consumer->connect_due = thread_now_ms() + MIN_CONNECT_MS;
 	pthread_mutex_lock(&consumer->lock);
 	consumer->connected = consumer->status.connected = consumer->listed = false;
 	while ((delivery = rabbit_deliveries_take(&consumer->arrived)) != NULL)
@@ -187,7 +187,7 @@ connect_in_time(OutboxConsumer *consumer)
 {
 	OutboxError error;
 
-	if (rabbit_now_ms() < consumer->connect_due)
+	if (thread_now_ms() < consumer->connect_due)
 		return;
 	if (rabbit_connect(&consumer->connection, &error))
 	{
@@ -203,7 +203,7 @@ connect_in_time(OutboxConsumer *consumer)
 		consumer->connect_wait * 2;
 	if (consumer->connect_wait > MAX_CONNECT_MS)
 		consumer->connect_wait = MAX_CONNECT_MS;
-	consumer->connect_due = rabbit_now_ms() + consumer->connect_wait;
+	consumer->connect_due = thread_now_ms() + consumer->connect_wait;
 	show_error(consumer, &error);
 }
 
@@ -270,8 +270,8 @@ queue_method(OutboxConsumer *consumer, int number, const amqp_method_t *method, 
 			queue->coming = rabbit_delivery_begin(queue, number, method->decoded);
 			return queue->coming != NULL;
 		case AMQP_BASIC_CANCEL_METHOD:
-			rabbit_error_set(error, OUTBOX_RETRY, "CANCELLED", "the broker ended the consumer of a queue",
-							 "Was the queue deleted, or did its node go away?");
+			error_set(error, OUTBOX_RETRY, "CANCELLED", "the broker ended the consumer of a queue",
+					  "Was the queue deleted, or did its node go away?");
 			return false;
 		case AMQP_CHANNEL_CLOSE_METHOD:
 			return channel_closed(consumer, number, method->decoded, error);
@@ -357,13 +357,13 @@ read_frames(OutboxConsumer *consumer, OutboxError *error)
 		if (!got)
 			break;
 		some = true;
-		rabbit_error_set(error, OUTBOX_RETRY, "TRANSPORT", "connection to the broker: it ended", NULL);
+		error_set(error, OUTBOX_RETRY, "TRANSPORT", "connection to the broker: it ended", NULL);
 		if (!take_frame(consumer, &frame, error))
 			return false;
 		amqp_maybe_release_buffers_on_channel(consumer->connection.state, frame.channel);
 	}
 	if (some)
-		rabbit_wake(consumer->fd);
+		thread_wake(consumer->fd);
 	return true;
 }
 
@@ -372,7 +372,7 @@ static bool
 beat(OutboxConsumer *consumer)
 {
 	amqp_frame_t frame;
-	int64_t		now = rabbit_now_ms();
+	int64_t		now = thread_now_ms();
 
 	if (!is_full(consumer) || now < consumer->heartbeat_due)
 		return true;
@@ -392,8 +392,8 @@ work(OutboxConsumer *consumer)
 	if (read_frames(consumer, &error) && tend_queues(consumer) && beat(consumer))
 		return;
 	if (consumer->connection.state != NULL && error.text[0] == '\0')
-		rabbit_error_set(&error, OUTBOX_RETRY, "TRANSPORT",
-						 "connection to the broker: it could not be written to", NULL);
+		error_set(&error, OUTBOX_RETRY, "TRANSPORT",
+				  "connection to the broker: it could not be written to", NULL);
 	connection_lost(consumer, &error);
 }
 
@@ -408,7 +408,7 @@ io_sleep(OutboxConsumer *consumer)
 		wait = IDLE_MS;
 	if (consumer->connection.state == NULL)
 	{
-		int64_t		left = consumer->connect_due - rabbit_now_ms();
+		int64_t		left = consumer->connect_due - thread_now_ms();
 
 		wait = left < 0 ? 0 : left < wait ? (int) left : wait;
 	}
@@ -420,7 +420,7 @@ io_sleep(OutboxConsumer *consumer)
 	if (!sleep)
 		return;
 	(void) poll(fds, 2, wait);
-	rabbit_drain(consumer->io_fd);
+	thread_drain(consumer->io_fd);
 }
 
 /* The thread's main function.  io_sleeps: nothing was asked for since the turn began. */

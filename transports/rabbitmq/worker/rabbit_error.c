@@ -16,18 +16,6 @@
 #include <stdio.h>
 #include <string.h>
 
-OutboxFailure
-rabbit_error_set(OutboxError *error, OutboxFailure failure, const char *name,
-				 const char *text, const char *hint)
-{
-	memset(error, 0, sizeof(*error));
-	error->failure = failure;
-	snprintf(error->name, sizeof(error->name), "%s", name);
-	snprintf(error->text, sizeof(error->text), "%s", text);
-	snprintf(error->hint, sizeof(error->hint), "%s", hint ? hint : "");
-	return failure;
-}
-
 /* The network, or the library itself. */
 OutboxFailure
 rabbit_error_status(OutboxError *error, int status)
@@ -36,8 +24,8 @@ rabbit_error_status(OutboxError *error, int status)
 
 	snprintf(text, sizeof(text), "connection to the broker: %s",
 			 amqp_error_string2(status));
-	return rabbit_error_set(error, OUTBOX_RETRY, "TRANSPORT", text,
-							"It is tried again. Does the broker run, and can it be reached from here?");
+	return error_set(error, OUTBOX_RETRY, "TRANSPORT", text,
+					 "It is tried again. Does the broker run, and can it be reached from here?");
 }
 
 /* As the specification calls a reply code; static. */
@@ -91,7 +79,7 @@ rabbit_error_closed(OutboxError *error, bool connection, int code, amqp_bytes_t 
 		failure = OUTBOX_CONFIG;
 		hint = "Check user and password of the user mapping, the virtual host in option \"url\", and the user's permissions there.";
 	}
-	return rabbit_error_set(error, failure, rabbit_code_name(code), line, hint);
+	return error_set(error, failure, rabbit_code_name(code), line, hint);
 }
 
 /* A short string of the library's, as a string of ours. */

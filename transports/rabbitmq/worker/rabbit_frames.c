@@ -71,7 +71,7 @@ declare_exchange(OutboxClient *client, bool passive)
 bool
 rabbit_look_for_exchange(OutboxClient *client)
 {
-	int64_t		now = rabbit_now_ms();
+	int64_t		now = thread_now_ms();
 
 	if (client->exchange_state != RABBIT_EXCHANGE_UNKNOWN || now < client->exchange_due ||
 		client->channels[RABBIT_CONTROL].state != RABBIT_CHANNEL_OPEN)
@@ -217,8 +217,8 @@ connection_method(OutboxClient *client, const amqp_method_t *method, OutboxError
 
 		rabbit_copy_short(reason, m->reason);
 		snprintf(text, sizeof(text), "the broker has raised an alarm and takes no messages: %s", reason);
-		rabbit_error_set(&alarm, OUTBOX_RETRY, "BLOCKED", text,
-						 "It goes on by itself when the alarm is over: give the broker memory or disk space.");
+		error_set(&alarm, OUTBOX_RETRY, "BLOCKED", text,
+				  "It goes on by itself when the alarm is over: give the broker memory or disk space.");
 		client->blocked = true;
 		rabbit_show_error(client, &alarm);
 		rabbit_show_blocked(client);
@@ -323,7 +323,7 @@ rabbit_read_frames(OutboxClient *client, OutboxError *error)
 			return false;
 		if (!got)
 			return true;
-		rabbit_error_set(error, OUTBOX_RETRY, "TRANSPORT", "connection to the broker: it ended", NULL);
+		error_set(error, OUTBOX_RETRY, "TRANSPORT", "connection to the broker: it ended", NULL);
 		if (!take_frame(client, &frame, error))
 			return false;
 		amqp_maybe_release_buffers_on_channel(connection->state, frame.channel);

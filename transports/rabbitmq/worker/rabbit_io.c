@@ -30,7 +30,7 @@ rabbit_show_error(OutboxClient *client, const OutboxError *error)
 	client->status.error = *error;
 	client->status.nerrors++;
 	pthread_mutex_unlock(&client->lock);
-	rabbit_wake(client->fd);
+	thread_wake(client->fd);
 }
 
 /* Show whether the broker takes messages. */
@@ -40,7 +40,7 @@ rabbit_show_blocked(OutboxClient *client)
 	pthread_mutex_lock(&client->lock);
 	client->status.blocked = client->blocked || client->blamed;
 	pthread_mutex_unlock(&client->lock);
-	rabbit_wake(client->fd);
+	thread_wake(client->fd);
 }
 
 static void
@@ -51,7 +51,7 @@ show_connected(OutboxClient *client, bool connected)
 	if (connected)
 		client->status.was_connected = true;
 	pthread_mutex_unlock(&client->lock);
-	rabbit_wake(client->fd);
+	thread_wake(client->fd);
 }
 
 /*
@@ -83,7 +83,7 @@ connection_lost(OutboxClient *client, const OutboxError *error)
 	if (hunt)
 		client->alone_limit = 1;
 	rabbit_disconnect(&client->connection, false);
-	client->connect_due = rabbit_now_ms() + MIN_CONNECT_MS;
+	client->connect_due = thread_now_ms() + MIN_CONNECT_MS;
 	show_connected(client, false);
 	rabbit_show_blocked(client);
 	rabbit_show_error(client, error);
@@ -95,7 +95,7 @@ connect_in_time(OutboxClient *client)
 {
 	OutboxError error;
 
-	if (rabbit_now_ms() < client->connect_due)
+	if (thread_now_ms() < client->connect_due)
 		return;
 	if (rabbit_connect(&client->connection, &error))
 	{
@@ -103,8 +103,8 @@ connect_in_time(OutboxClient *client)
 		show_connected(client, true);
 		if (!rabbit_open_channels(client))
 		{
-			rabbit_error_set(&error, OUTBOX_RETRY, "TRANSPORT",
-							 "connection to the broker: it ended at once", NULL);
+			error_set(&error, OUTBOX_RETRY, "TRANSPORT",
+					  "connection to the broker: it ended at once", NULL);
 			connection_lost(client, &error);
 		}
 		return;
@@ -113,7 +113,7 @@ connect_in_time(OutboxClient *client)
 		client->connect_wait * 2;
 	if (client->connect_wait > MAX_CONNECT_MS)
 		client->connect_wait = MAX_CONNECT_MS;
-	client->connect_due = rabbit_now_ms() + client->connect_wait;
+	client->connect_due = thread_now_ms() + client->connect_wait;
 	rabbit_show_error(client, &error);
 }
 
@@ -128,8 +128,8 @@ work(OutboxClient *client)
 		!rabbit_publish(client))
 	{
 		if (client->connection.state != NULL && rabbit_read_frames(client, &error))
-			rabbit_error_set(&error, OUTBOX_RETRY, "TRANSPORT",
-							 "connection to the broker: it could not be written to", NULL);
+			error_set(&error, OUTBOX_RETRY, "TRANSPORT",
+					  "connection to the broker: it could not be written to", NULL);
 		connection_lost(client, &error);
 	}
 }
@@ -142,17 +142,7 @@ hand_back(OutboxClient *client)
 	pthread_mutex_lock(&client->lock);
 	rabbit_list_splice(&client->reports, &client->done);
 	pthread_mutex_unlock(&client->lock);
-	rabbit_wake(client->fd);
-}
-
-static int
-until(int wait, int64_t due, int64_t now)
-{
-	if (due == 0)
-		return wait;
-	if (due <= now)
-		return 0;
-	return due - now < wait ? (int) (due - now) : wait;
+	thread_wake(client->fd);
 }
 
 /* Sleep until there is something to do. */
@@ -160,13 +150,13 @@ static void
 io_sleep(OutboxClient *client, int64_t retry_due)
 {
 	struct pollfd fds[2] = {{client->io_fd, POLLIN, 0}, {-1, POLLIN, 0}};
-	int64_t		now = rabbit_now_ms();
+	int64_t		now = thread_now_ms();
 	int			wait = client->config.heartbeat * 1000 / HEARTBEAT_SHARE;
 	bool		sleep;
 
-	wait = until(wait < IDLE_MS ? wait : IDLE_MS, retry_due, now);
+	wait = thread_wait_until(wait < IDLE_MS ? wait : IDLE_MS, retry_due, now);
 	if (client->connection.state == NULL)
-		wait = until(wait, client->connect_due, now);
+		wait = thread_wait_until(wait, client->connect_due, now);
 	else
 	{
 		fds[1].fd = amqp_get_sockfd(client->connection.state);
@@ -174,7 +164,7 @@ io_sleep(OutboxClient *client, int64_t retry_due)
 			fds[1].events |= POLLOUT;
 		if (client->exchange_state == RABBIT_EXCHANGE_UNKNOWN &&
 			client->channels[RABBIT_CONTROL].state == RABBIT_CHANNEL_OPEN)
-			wait = until(wait, client->exchange_due, now);
+			wait = thread_wait_until(wait, client->exchange_due, now);
 	}
 	pthread_mutex_lock(&client->lock);
 	sleep = client->incoming.first == NULL && !client->stop;
@@ -183,7 +173,7 @@ io_sleep(OutboxClient *client, int64_t retry_due)
 	if (!sleep)
 		return;
 	(void) poll(fds, 2, wait);
-	rabbit_drain(client->io_fd);
+	thread_drain(client->io_fd);
 }
 
 /* What main wants; false: that we end. */
@@ -217,7 +207,7 @@ rabbit_io_main(void *arg)
 		int64_t		retry_due;
 
 		rabbit_take_in(client, &incoming);
-		retry_due = rabbit_retry_due(client, rabbit_now_ms());
+		retry_due = rabbit_retry_due(client, thread_now_ms());
 		if (purge)
 			rabbit_purge_records(client, all);
 		if (client->connection.state == NULL && !purge)

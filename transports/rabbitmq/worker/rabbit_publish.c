@@ -110,8 +110,8 @@ fits(OutboxClient *client, RabbitRecord *record)
 
 	if (record->properties <= (size_t) amqp_get_frame_max(client->connection.state))
 		return true;
-	rabbit_error_set(&error, OUTBOX_DEAD, "FRAME_ERROR",
-					 "its headers are larger than a frame of this broker", NULL);
+	error_set(&error, OUTBOX_DEAD, "FRAME_ERROR",
+			  "its headers are larger than a frame of this broker", NULL);
 	rabbit_dead(client, record, &error);
 	return false;
 }
@@ -133,7 +133,7 @@ publish_one(OutboxClient *client, RabbitChannel *channel, RabbitRecord *record)
 	}
 	client->wire_n++;
 	client->wire_bytes += record->bytes;
-	atomic_store(&client->connection.busy_since, rabbit_now_ms());
+	atomic_store(&client->connection.busy_since, thread_now_ms());
 	status = amqp_basic_publish(client->connection.state, channel->number,
 								amqp_cstring_bytes(config->exchange),
 								amqp_cstring_bytes(record->topic->name),

@@ -209,7 +209,7 @@ hand_over(OutboxClient *client, RabbitRecord *record)
 	client->io_sleeps = false;
 	pthread_mutex_unlock(&client->lock);
 	if (wake)
-		rabbit_wake(client->io_fd);
+		thread_wake(client->io_fd);
 }
 
 /* See transport.h. */
@@ -221,10 +221,10 @@ rabbit_send(OutboxClient *client, const OutboxRecord *record, OutboxError *error
 	RabbitRecord *mine;
 
 	if (why != NULL)
-		return rabbit_error_set(error, OUTBOX_DEAD, "SYNTAX_ERROR", why, NULL);
+		return error_set(error, OUTBOX_DEAD, "SYNTAX_ERROR", why, NULL);
 	topic = topic_get(client, record->topic);
 	if (topic == NULL)
-		return rabbit_error_set(error, OUTBOX_RETRY, "MEMORY", "out of memory", NULL);
+		return error_set(error, OUTBOX_RETRY, "MEMORY", "out of memory", NULL);
 	if (atomic_load(&topic->state) == RABBIT_TOPIC_FAILED)
 	{
 		pthread_mutex_lock(&client->lock);
@@ -234,15 +234,15 @@ rabbit_send(OutboxClient *client, const OutboxRecord *record, OutboxError *error
 	}
 	mine = record_new(client, record->nheaders + 3);
 	if (mine == NULL)
-		return rabbit_error_set(error, OUTBOX_RETRY, "MEMORY", "out of memory", NULL);
+		return error_set(error, OUTBOX_RETRY, "MEMORY", "out of memory", NULL);
 	mine->topic = topic;
 	mine->given_back_known = topic->given_back_known;
 	fill(mine, record);
 	if (client->accepted > 0 && client->bytes + mine->bytes > client->max_bytes)
 	{
 		record_free(client, mine);
-		return rabbit_error_set(error, OUTBOX_RETRY, "QUEUE_FULL",
-								"enough is on its way", NULL);
+		return error_set(error, OUTBOX_RETRY, "QUEUE_FULL",
+						 "enough is on its way", NULL);
 	}
 	hand_over(client, mine);
 	return OUTBOX_OK;
@@ -255,7 +255,7 @@ rabbit_poll(OutboxClient *client, OutboxReport *reports, int max)
 	RabbitRecord *record;
 	int			n = 0;
 
-	rabbit_drain(client->fd);
+	thread_drain(client->fd);
 	rabbit_connection_watch(&client->connection);
 	while ((record = rabbit_list_take(&client->handed_out)) != NULL)
 		record_free(client, record);
@@ -267,7 +267,7 @@ rabbit_poll(OutboxClient *client, OutboxReport *reports, int max)
 		n++;
 	}
 	if (client->reports.first != NULL)
-		rabbit_wake(client->fd);	/* there is more */
+		thread_wake(client->fd);	/* there is more */
 	pthread_mutex_unlock(&client->lock);
 
 	n = 0;
@@ -300,7 +300,7 @@ rabbit_probe_topic(OutboxClient *client, const char *name, OutboxError *error)
 	if (topic == NULL)
 		return OUTBOX_OK;
 	if (topic->pending > 0)
-		return rabbit_error_set(error, OUTBOX_RETRY, "", "", NULL);
+		return error_set(error, OUTBOX_RETRY, "", "", NULL);
 	atomic_store(&topic->state, RABBIT_TOPIC_TRYING);
 	return OUTBOX_OK;
 }

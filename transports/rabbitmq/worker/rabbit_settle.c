@@ -124,7 +124,7 @@ take_in(OutboxClient *client, RabbitRecord *record)
 		case RABBIT_TOPIC_FINE:
 			break;
 	}
-	if (rabbit_key_enter(&client->keys, record))
+	if (rabbit_key_enter(&client->keys, record, true))
 		make_ready(client, record);
 }
 
@@ -291,12 +291,12 @@ refused(OutboxClient *client, RabbitRecord *record)
 		return;
 	}
 	record->nacks++;
-	record->due = rabbit_now_ms() + (wait < MAX_REFUSED_MS ? wait : MAX_REFUSED_MS);
+	record->due = thread_now_ms() + (wait < MAX_REFUSED_MS ? wait : MAX_REFUSED_MS);
 	rabbit_list_append(&client->again, record);
 	snprintf(text, sizeof(text), "a message with routing key \"%s\" was refused (nack)",
 			 record->topic->name);
-	rabbit_error_set(&error, OUTBOX_RETRY, "NACK", text,
-					 "It is sent again. Is a queue full that rejects what is published?");
+	error_set(&error, OUTBOX_RETRY, "NACK", text,
+			  "It is sent again. Is a queue full that rejects what is published?");
 	rabbit_show_error(client, &error);
 }
 
@@ -363,8 +363,8 @@ rabbit_returned(OutboxClient *client, RabbitChannel *channel)
 		return;
 	snprintf(text, sizeof(text), "the message was returned: %s (no queue is bound for routing key \"%s\")",
 			 channel->returned_text, channel->returned_key);
-	rabbit_error_set(&error, OUTBOX_TOPIC, rabbit_code_name(channel->returned_code), text,
-					 "Bind a queue; its messages wait.");
+	error_set(&error, OUTBOX_TOPIC, rabbit_code_name(channel->returned_code), text,
+			  "Bind a queue; its messages wait.");
 	rabbit_topic_failed(client, topic, &error);
 	while ((record = rabbit_list_take(&returned)) != NULL)
 		give_back(client, record);

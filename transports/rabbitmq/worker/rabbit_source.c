@@ -24,26 +24,11 @@
 #include <sys/eventfd.h>
 #include <unistd.h>
 
-void
-rabbit_deliveries_append(RabbitDeliveries *list, RabbitDelivery *delivery)
-{
-	delivery->next = NULL;
-	if (list->first == NULL)
-		list->first = delivery;
-	else
-		list->last->next = delivery;
-	list->last = delivery;
-}
-
-RabbitDelivery *
-rabbit_deliveries_take(RabbitDeliveries *list)
-{
-	RabbitDelivery *delivery = list->first;
-
-	if (delivery != NULL && (list->first = delivery->next) == NULL)
-		list->last = NULL;
-	return delivery;
-}
+#define LIST_PREFIX rabbit_deliveries
+#define LIST_TYPE RabbitDeliveries
+#define LIST_ITEM RabbitDelivery
+#define LIST_DEFINE
+#include "common/list.h"
 
 void
 rabbit_delivery_free(RabbitDelivery *delivery)
@@ -66,7 +51,7 @@ free_all(OutboxConsumer *consumer, RabbitDeliveries *list)
 		rabbit_delivery_free(delivery);
 	}
 	if (bytes > 0 && atomic_fetch_sub(&consumer->held, bytes) > consumer->max_bytes)
-		rabbit_wake(consumer->io_fd);
+		thread_wake(consumer->io_fd);
 }
 
 /* Something for the io thread to look at. */
@@ -74,7 +59,7 @@ static void
 nudge(OutboxConsumer *consumer)
 {
 	consumer->io_sleeps = false;
-	rabbit_wake(consumer->io_fd);
+	thread_wake(consumer->io_fd);
 }
 
 static RabbitQueue *
@@ -140,11 +125,11 @@ source_open(const OutboxSourceConfig *config, OutboxError *error)
 	memset(error, 0, sizeof(*error));
 	if (consumer == NULL)
 	{
-		rabbit_error_set(error, OUTBOX_FATAL, "MEMORY", "out of memory", NULL);
+		error_set(error, OUTBOX_FATAL, "MEMORY", "out of memory", NULL);
 		return NULL;
 	}
 	pthread_mutex_init(&consumer->lock, NULL);
-	rabbit_cond_init(&consumer->ended_cond);
+	thread_cond_init(&consumer->ended_cond);
 	rabbit_connection_init(&consumer->connection, &consumer->config);
 	consumer->max_bytes = config->max_bytes;
 	consumer->fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
@@ -156,10 +141,10 @@ source_open(const OutboxSourceConfig *config, OutboxError *error)
 		return NULL;
 	}
 	if (consumer->fd < 0 || consumer->io_fd < 0 || !set_queues(consumer, config) ||
-		!rabbit_thread_start(&consumer->thread, rabbit_consume_main, consumer))
+		!thread_start(&consumer->thread, rabbit_consume_main, consumer))
 	{
-		rabbit_error_set(error, OUTBOX_FATAL, "RESOURCES",
-						 "could not get memory, an eventfd or a thread", NULL);
+		error_set(error, OUTBOX_FATAL, "RESOURCES",
+				  "could not get memory, an eventfd or a thread", NULL);
 		release(consumer);
 		return NULL;
 	}
@@ -303,7 +288,7 @@ source_receive(OutboxConsumer *consumer, int max, const OutboxIncoming **message
 	bool		lost;
 	int			assigned = 0;
 
-	rabbit_drain(consumer->fd);
+	thread_drain(consumer->fd);
 	rabbit_connection_watch(&consumer->connection);
 	free_all(consumer, &consumer->done);
 	*n = 0;
@@ -384,8 +369,8 @@ source_seek(OutboxConsumer *consumer, const OutboxPlace *places, int n, OutboxEr
 	}
 	nudge(consumer);
 	pthread_mutex_unlock(&consumer->lock);
-	rabbit_wake(consumer->fd);
-	return fenced ? rabbit_error_set(error, OUTBOX_FENCED, "GONE", "the connection was lost", NULL) :
+	thread_wake(consumer->fd);
+	return fenced ? error_set(error, OUTBOX_FENCED, "GONE", "the connection was lost", NULL) :
 		OUTBOX_OK;
 }
 
@@ -401,7 +386,7 @@ source_pause(OutboxConsumer *consumer, const OutboxPlace *places, int n, bool pa
 			queue->paused = paused;
 	}
 	if (!paused)
-		rabbit_wake(consumer->fd);
+		thread_wake(consumer->fd);
 	return OUTBOX_OK;
 }
 
@@ -430,7 +415,7 @@ source_commit(OutboxConsumer *consumer, const OutboxPlace *places, int n, int wa
 	}
 	nudge(consumer);
 	pthread_mutex_unlock(&consumer->lock);
-	return gone ? rabbit_error_set(error, OUTBOX_FENCED, "GONE", "the connection was lost", NULL) :
+	return gone ? error_set(error, OUTBOX_FENCED, "GONE", "the connection was lost", NULL) :
 		OUTBOX_OK;
 }
 
@@ -438,7 +423,7 @@ static void
 source_give_up(OutboxConsumer *consumer)
 {
 	consumer->losing = false;
-	rabbit_wake(consumer->fd);
+	thread_wake(consumer->fd);
 }
 
 /* A queue begins with what is in it, whatever is asked for. */
@@ -464,7 +449,7 @@ source_list(OutboxConsumer *consumer, const OutboxPlace **places, int *n, Outbox
 		if (consumer->queues[i].there)
 			consumer->places[(*n)++] = (OutboxPlace) {consumer->queues[i].name, 0, -1};
 	pthread_mutex_unlock(&consumer->lock);
-	return listed ? OUTBOX_OK : rabbit_error_set(error, OUTBOX_RETRY, "", "", NULL);
+	return listed ? OUTBOX_OK : error_set(error, OUTBOX_RETRY, "", "", NULL);
 }
 
 /* The broker does not say. */

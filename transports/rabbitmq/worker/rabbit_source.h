@@ -29,11 +29,11 @@ typedef struct RabbitDelivery
 	OutboxIncoming incoming;
 } RabbitDelivery;
 
-typedef struct RabbitDeliveries
-{
-	RabbitDelivery *first;
-	RabbitDelivery *last;
-} RabbitDeliveries;
+#define LIST_PREFIX rabbit_deliveries
+#define LIST_TYPE RabbitDeliveries
+#define LIST_ITEM RabbitDelivery
+#define LIST_DECLARE
+#include "common/list.h"
 
 typedef enum RabbitQueueState
 {
@@ -115,7 +115,6 @@ struct OutboxConsumer
 /* rabbit_source.c */
 extern void rabbit_delivery_free(RabbitDelivery *delivery);
 extern void rabbit_deliveries_append(RabbitDeliveries *list, RabbitDelivery *delivery);
-extern RabbitDelivery *rabbit_deliveries_take(RabbitDeliveries *list);
 
 /* rabbit_consume.c */
 extern void *rabbit_consume_main(void *arg);
