@@ -105,8 +105,9 @@ for my $round (1 .. 6)
 	elsif ($round == 4)
 	{
 		$pg->wait_for(q{SELECT pid IS NOT NULL FROM inbox.subscription_status WHERE subscription = 'one'});
-		$pg->kill_process(status('one', 'pid'));
-		$pg->wait_for('SELECT true');
+		my $pid = status('one', 'pid');
+		$pg->kill_process($pid);
+		$pg->wait_for("SELECT pid <> $pid FROM inbox.subscription_status WHERE subscription = 'one'");
 	}
 	elsif ($round == 5)
 	{
