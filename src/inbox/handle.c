@@ -211,9 +211,6 @@ inbox_commit_as_owner(InboxWorker *worker)
 	int			security;
 
 	GetUserIdAndSecContext(&userid, &security);
-	/* a handler may have made it less than it has to be */
-	if (worker->durable && synchronous_commit < SYNCHRONOUS_COMMIT_ON)
-		SetConfigOption("synchronous_commit", "on", PGC_USERSET, PGC_S_SESSION);
 	SetUserIdAndSecContext(worker->subscription->owner, security | SECURITY_LOCAL_USERID_CHANGE);
 	CommitTransactionCommand();
 	SetUserIdAndSecContext(userid, security);

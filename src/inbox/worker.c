@@ -87,11 +87,11 @@ drop_wait_set(InboxWorker *worker)
 static void
 set_durability(InboxWorker *worker)
 {
-	worker->durable = worker->subscription->shared_group ||
+	bool		durable = worker->subscription->shared_group ||
 		(worker->client != NULL && worker->source->forgets != NULL &&
 		 worker->source->forgets(worker->client));
-	SetConfigOption("synchronous_commit", worker->durable ? "on" : "off", PGC_USERSET,
-					PGC_S_SESSION);
+
+	SetConfigOption("synchronous_commit", durable ? "on" : "off", PGC_SUSET, PGC_S_OVERRIDE);
 }
 
 /* Leave the group.  What has come and was not handled comes again. */

@@ -95,7 +95,6 @@ typedef struct InboxWorker
 	WaitEventSet *wait_set;
 	uint64		errors_seen;
 	bool		joined;			/* the group has said what is ours */
-	bool		durable;		/* what the broker is told must not be lost here */
 	bool		topics_checked; /* since then */
 	bool		topic_missing;	/* is the error that is shown */
 	List	   *partitions;		/* of InboxPartition */
