@@ -112,7 +112,7 @@ inbox_partitions_unplace(InboxWorker *worker)
 	{
 		InboxPartition *partition = lfirst(lc);
 
-		partition->placed = partition->stopped = partition->skips = partition->group_asked = false;
+		partition->placed = partition->stopped = partition->skips = partition->renews = partition->group_asked = false;
 		partition->earliest = partition->group_next = -1;
 	}
 }
@@ -398,7 +398,8 @@ take_places(InboxWorker *worker)
 		}
 		if (partition->skips)
 			log_skip(worker, partition, next);
-		if (worker->source->incarnation != NULL && (partition->incarnation[0] == '\0' || partition->skips))
+		if (worker->source->incarnation != NULL &&
+			(partition->incarnation[0] == '\0' || partition->skips || partition->renews))
 			worker->source->incarnation(worker->client, partition->incarnation);
 		partition->next = next;
 		partition->epoch = (int64) U64FromFullTransactionId(GetTopFullTransactionId());
@@ -448,7 +449,7 @@ inbox_partitions_place(InboxWorker *worker)
 		InboxPartition *partition = lfirst(lc);
 
 		partition->placed = true;
-		partition->skips = false;
+		partition->skips = partition->renews = false;
 		partition->earliest = -1;
 	}
 	return true;
@@ -558,6 +559,18 @@ inbox_place_gap(InboxWorker *worker, const OutboxPlace *place)
 		return;
 	}
 	partition->skips = true;
+	partition->placed = false;
+}
+
+/* The topic is the same, though the broker tells another incarnation by now. */
+void
+inbox_place_same(InboxWorker *worker, const OutboxPlace *place)
+{
+	InboxPartition *partition = inbox_partition_find(worker, place->topic, place->partition);
+
+	if (partition == NULL)
+		return;
+	partition->renews = true;
 	partition->placed = false;
 }
 

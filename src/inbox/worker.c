@@ -367,6 +367,9 @@ take_event(InboxWorker *worker)
 		case OUTBOX_SOURCE_GAP:
 			inbox_place_gap(worker, places);
 			return true;
+		case OUTBOX_SOURCE_SAME:
+			inbox_place_same(worker, places);
+			return true;
 		case OUTBOX_SOURCE_PASSED:
 			inbox_place_passed(worker, places);
 			return true;

@@ -36,6 +36,7 @@ typedef struct InboxPartition
 	bool		placed;			/* we have looked it up, and told the client */
 	bool		stopped;		/* at a gap: for a person to decide */
 	bool		skips;			/* ... that is to be passed over */
+	bool		renews;			/* what is stored as its incarnation is out of date */
 } InboxPartition;
 
 /* The subscription's handler, looked up for a batch. */
@@ -130,6 +131,7 @@ extern void inbox_places_lost(InboxWorker *worker);
 extern bool inbox_places_advance(InboxWorker *worker, const int64 *next);
 extern void inbox_places_tell(InboxWorker *worker, int wait_ms);
 extern void inbox_place_gap(InboxWorker *worker, const OutboxPlace *place);
+extern void inbox_place_same(InboxWorker *worker, const OutboxPlace *place);
 extern void inbox_place_passed(InboxWorker *worker, const OutboxPlace *place);
 
 /* statement.c: as SPI_execute_with_args(), without nulls; *plan is kept */

@@ -78,6 +78,9 @@ typedef enum OutboxSourceEvent
 	OUTBOX_SOURCE_GAP,			/* what follows one place is gone at the
 								 * broker, or was never there; the partition
 								 * stands still until seek() */
+	OUTBOX_SOURCE_SAME,			/* a topic is the one that seek() meant, though
+								 * its incarnation() is another: to be written
+								 * down; it stands still until seek() */
 	OUTBOX_SOURCE_PASSED,		/* there is nothing for us before these places,
 								 * and all that was has been handed out */
 	OUTBOX_SOURCE_LOST			/* like REVOKE, but another one may have them
@@ -128,7 +131,7 @@ struct OutboxSource
 	 * *messages and *n, up to max, of several partitions, in the order of each.
 	 * ASSIGN, REVOKE, LOST: *places and *n, at least one but for ASSIGN, which
 	 * knows no offsets; the others have those behind the last message handed
-	 * out.  GAP: one place, the one asked for.  PASSED: where we are now.
+	 * out.  GAP, SAME: one place, the one asked for.  PASSED: where we are now.
 	 */
 	OutboxSourceEvent (*receive) (OutboxConsumer *consumer, int max,
 								  const OutboxIncoming **messages,
@@ -206,7 +209,8 @@ struct OutboxSource
 	/*
 	 * What tells a topic from another one of its name that is made later, into
 	 * "text" of OUTBOX_INCARNATION bytes; empty: nothing.  Known from ASSIGN on.
-	 * To seek() in another one is a GAP.  NULL: nothing tells.
+	 * To seek() in another one is a GAP.  NULL: nothing tells.  The broker may
+	 * tell otherwise of the same one later: SAME.
 	 */
 	void		(*incarnation) (OutboxConsumer *consumer, char *text);
 

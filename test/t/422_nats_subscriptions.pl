@@ -184,6 +184,43 @@ $pg->sql("SELECT inbox.alter_subscription('anew', on_gap => 'skip')");
 $pg->wait_ok(q{SELECT string_agg(value, ',' ORDER BY n) = 'old 1,old 2,old 3,new 1,new 2,new 3,new 4,new 5' FROM effect WHERE topic = 'anew.a'},
 	'read from its beginning when told to, and none is taken for one of the old stream');
 
+# a server that takes the time when it was started for that when the stream was made, as 2.9
+# does when it has changed the stream
+sub restart { $nats->stop_server; return $nats->start_server }
+sub made { return $nats->stream_info('AGED')->{created} }
+my $limit = 1_000_000;
+sub forget
+{
+	restart();
+	$nats->alter_stream('AGED', max_msgs => ++$limit);
+	return restart();
+}
+sub aged { my ($n, $name) = @_; return $pg->wait_ok("SELECT count(*) = $n AND min(state) = 'running' FROM effect, inbox.subscription_status
+	WHERE topic = 'aged.a' AND subscription = 'aged'", $name) || diag($pg->sql("SELECT * FROM inbox.subscription_status")) }
+$nats->stream('AGED', 'aged.>');
+$pg->create_server_of('outbox_nats', 'aged', undef, url => $nats->url, stream => 'AGED', topics => 'aged.*');
+start('aged', 'aged', 'aged.*', 'one(inbox.message)');
+$nats->publish('aged.a', "old $_") for 1 .. 3;
+aged(3, 'a stream is read');
+my $made = made();
+restart();
+$nats->purge('AGED');
+$nats->publish('aged.a', "young $_") for 1, 2;
+aged(5, 'it has no message that is as old');
+$nats->alter_stream('AGED', max_msgs => $limit);
+restart();
+$nats->publish('aged.a', 'behind');
+note("made at $made, as told later: " . made());
+aged(6, 'a stream that is told to be younger is known by its last message');
+$pg->wait_ok("SELECT incarnation = '" . made() . "' FROM inbox.position WHERE subscription = 'aged'", 'that is written down');
+$pg->sql("SELECT inbox.pause('aged')");
+$pg->wait_ok(state_of('aged') =~ s/state/state = 'paused'/r, 'paused');
+forget();
+$nats->publish('aged.a', 'last');
+$pg->sql("SELECT inbox.resume('aged')");
+aged(7, 'or by older messages');
+$pg->wait_ok("SELECT incarnation = '" . made() . "' FROM inbox.position WHERE subscription = 'aged'", 'that is written down');
+
 # what others get and the stream forgets is no gap
 $nats->stream('MIXED', 'mixed.>');
 $pg->create_server_of('outbox_nats', 'mixed', undef, url => $nats->url, stream => 'MIXED', topics => 'mixed.*');

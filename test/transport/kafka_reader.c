@@ -124,6 +124,7 @@ take_event(Reader *reader, OutboxSourceEvent event, const OutboxPlace *places, i
 			poll(&pfd, 1, ms);
 			break;
 		case OUTBOX_SOURCE_MESSAGES:
+		case OUTBOX_SOURCE_SAME:
 		case OUTBOX_SOURCE_PASSED:
 			break;
 		case OUTBOX_SOURCE_ASSIGN:

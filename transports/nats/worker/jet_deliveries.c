@@ -177,6 +177,7 @@ take_message(OutboxConsumer *consumer, natsMsg *msg)
 		return;
 	}
 	consumer->delivered = number;
+	consumer->witness = (JetWitness) {(int64_t) sequence, ns};
 	if (sequence < consumer->next)
 	{
 		/* a work queue's, that is done with, or has come */

@@ -205,6 +205,48 @@ tell_missing(OutboxConsumer *consumer, const char *info)
 }
 
 static void
+note_witness(JetWitness *witness, const char *info)
+{
+	int64_t		last;
+
+	if (!jet_json_number(info, "state.last_seq", &last) || last <= witness->sequence)
+		return;
+	witness->ns = 0;
+	witness->sequence = jet_json_string(info, "state.last_ts", witness->time, sizeof(witness->time)) ? last : 0;
+}
+
+/* Its time as the API writes it: as many digits as it needs. */
+static const char *
+witness_time(JetWitness *witness)
+{
+	time_t		seconds = (time_t) (witness->ns / 1000000000);
+	struct tm	tm;
+	char		digits[16];
+
+	if (witness->ns == 0)
+		return witness->time;
+	gmtime_r(&seconds, &tm);
+	snprintf(digits, sizeof(digits), ".%09d", (int) (witness->ns % 1000000000));
+	for (int i = 9; i >= 0 && (digits[i] == '0' || digits[i] == '.'); i--)
+		digits[i] = '\0';
+	strftime(witness->time, sizeof(witness->time) - sizeof(digits), "%Y-%m-%dT%H:%M:%S", &tm);
+	strcat(strcat(witness->time, digits), "Z");
+	return witness->time;
+}
+
+/* Has the stream a message that is older than it says to be itself, by seconds? */
+static bool
+has_older(const char *info, const char *created)
+{
+	char		first[JET_CREATED];
+	int64_t		messages;
+
+	return jet_json_number(info, "state.messages", &messages) && messages > 0 &&
+		jet_json_string(info, "state.first_ts", first, sizeof(first)) &&
+		strncmp(first, created, strlen("2026-11-29T08:14:03")) < 0;
+}
+
+static void
 stream_seen(OutboxConsumer *consumer, const char *text)
 {
 	int64_t		first = 0;
@@ -220,6 +262,9 @@ stream_seen(OutboxConsumer *consumer, const char *text)
 	(void) jet_json_number(text, "state.first_seq", &first);
 	(void) jet_json_number(text, "state.last_seq", &last);
 	(void) jet_json_string(text, "created", created, sizeof(created));
+	consumer->looked.sequence = 0;
+	note_witness(&consumer->looked, text);
+	consumer->has_older = has_older(text, created);
 	pthread_mutex_lock(&consumer->lock);
 	strcpy(consumer->created, created);
 	consumer->first_sequence = first > 0 ? (uint64_t) first : 1;
@@ -237,6 +282,7 @@ started(OutboxConsumer *consumer)
 	if (consumer->none_there)
 		show(consumer, true, NULL);
 	consumer->none_there = false;
+	consumer->witness = consumer->looked;
 	consumer->heard = thread_now_ms();
 	consumer->reading = JET_READ_RUN;
 }
@@ -262,9 +308,52 @@ refused(OutboxConsumer *consumer, const char *text)
 static bool
 is_gap(OutboxConsumer *consumer)
 {
-	if (consumer->next > consumer->last_sequence + 1 || !consumer->same_stream)
+	if (consumer->next > consumer->last_sequence + 1)
 		return true;
 	return !consumer->work_queue && consumer->next < consumer->first_sequence;
+}
+
+/* Main has to seek anew: there is a gap, or the stream is the same under another name. */
+static void
+stand_still(OutboxConsumer *consumer, bool same)
+{
+	pthread_mutex_lock(&consumer->lock);
+	consumer->gap = true;
+	consumer->gap_same = same;
+	consumer->gap_at = (int64_t) consumer->next;
+	pthread_mutex_unlock(&consumer->lock);
+	consumer->reading = JET_READ_GAP;
+	thread_wake(consumer->fd);
+}
+
+/*
+ * The stream was made at another time than the one that is meant.  Or not: a server
+ * (2.9) that was started again writes the time of that into the stream's file when the
+ * stream is changed, and tells it when it is started once more.  Then it has messages
+ * that are older, or the last one that we have seen.
+ */
+static bool
+check_stream(OutboxConsumer *consumer, OutboxError *error)
+{
+	char		body[64];
+
+	if (consumer->has_older || consumer->witness.sequence == 0)
+	{
+		stand_still(consumer, consumer->has_older);
+		return true;
+	}
+	snprintf(body, sizeof(body), "{\"seq\":%lld}", (long long) consumer->witness.sequence);
+	consumer->reading = JET_READ_CHECKING;
+	return ask(consumer, "STREAM.MSG.GET", body, error);
+}
+
+static void
+stream_checked(OutboxConsumer *consumer, const char *text)
+{
+	char		time[JET_CREATED];
+
+	stand_still(consumer, jet_json_string(text, "message.time", time, sizeof(time)) &&
+				strcmp(time, witness_time(&consumer->witness)) == 0);
 }
 
 /* The stream was looked at: go on. */
@@ -275,11 +364,12 @@ go_on(OutboxConsumer *consumer, OutboxError *error)
 	int64_t		ms;
 	uint64_t	generation;
 	bool		asked;
+	bool		same;
 
 	pthread_mutex_lock(&consumer->lock);
 	wanted = consumer->wanted;
 	generation = consumer->generation;
-	consumer->same_stream = consumer->wanted_created[0] == '\0' ||
+	same = consumer->wanted_created[0] == '\0' ||
 		strcmp(consumer->wanted_created, consumer->created) == 0;
 	asked = consumer->question == JET_ASK_TIME;
 	ms = consumer->question_ms;
@@ -295,14 +385,11 @@ go_on(OutboxConsumer *consumer, OutboxError *error)
 		consumer->following = generation;
 		consumer->next = (uint64_t) wanted;
 	}
+	if (!same)
+		return check_stream(consumer, error);
 	if (!is_gap(consumer))
 		return start(consumer, error);
-	pthread_mutex_lock(&consumer->lock);
-	consumer->gap = true;
-	consumer->gap_at = (int64_t) consumer->next;
-	pthread_mutex_unlock(&consumer->lock);
-	consumer->reading = JET_READ_GAP;
-	thread_wake(consumer->fd);
+	stand_still(consumer, false);
 	return true;
 }
 
@@ -314,6 +401,11 @@ request_answered(OutboxConsumer *consumer, const JetAnswer *answer)
 	if (answer->number != consumer->request)
 		return;
 	consumer->request = 0;
+	if (consumer->reading == JET_READ_CHECKING)
+	{
+		stream_checked(consumer, answer->text);
+		return;
+	}
 	if (jet_error_code(answer->text) != 0)
 	{
 		refused(consumer, answer->text);
@@ -335,6 +427,7 @@ request_answered(OutboxConsumer *consumer, const JetAnswer *answer)
 		case JET_READ_RUN:
 			if (!consumer->work_queue)
 				jet_pass(consumer, answer->text);
+			note_witness(&consumer->witness, answer->text);
 			tell_missing(consumer, answer->text);
 			break;
 		default:
@@ -368,7 +461,7 @@ take_answers(OutboxConsumer *consumer)
 	if (jet_denied(&consumer->connection, text, sizeof(text)) > 0)
 	{
 		error_set(&error, OUTBOX_CONFIG, "PERMISSION", text,
-				  "Allow this user to publish to \"$JS.API.STREAM.INFO.>\", \"$JS.API.CONSUMER.CREATE.>\", \"$JS.FC.>\" and \"$JS.ACK.>\", and to receive at \"_INBOX.>\".");
+				  "Allow this user to publish to \"$JS.API.STREAM.INFO.>\", \"$JS.API.STREAM.MSG.GET.>\", \"$JS.API.CONSUMER.CREATE.>\", \"$JS.FC.>\" and \"$JS.ACK.>\", and to receive at \"_INBOX.>\".");
 		failed(consumer, &error);
 	}
 }

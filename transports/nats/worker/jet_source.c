@@ -199,12 +199,12 @@ source_receive(OutboxConsumer *consumer, int max, const OutboxIncoming **message
 			event = OUTBOX_SOURCE_ASSIGN;
 	}
 	else if (consumer->gap)
-		event = OUTBOX_SOURCE_GAP;
+		event = consumer->gap_same ? OUTBOX_SOURCE_SAME : OUTBOX_SOURCE_GAP;
 	else if (!consumer->paused && take_out(consumer, max) > 0)
 		event = OUTBOX_SOURCE_MESSAGES;
 	else if (consumer->arrived.first == NULL && consumer->passed > consumer->handed)
 		event = OUTBOX_SOURCE_PASSED;
-	if (event == OUTBOX_SOURCE_GAP)
+	if (consumer->gap)
 		set_place(consumer, consumer->gap_at, places, n);
 	else if (event == OUTBOX_SOURCE_PASSED)
 	{

@@ -21,6 +21,14 @@
 
 #define JET_LOOK_AGAIN_MS	1000
 
+/* The last message of a stream that we know of, which tells it from another one. */
+typedef struct JetWitness
+{
+	int64_t		sequence;		/* 0: none */
+	uint64_t	ns;				/* when it was stored; or 0, and in this text */
+	char		time[JET_CREATED];
+} JetWitness;
+
 /* A message that has come. */
 typedef struct JetArrival
 {
@@ -61,7 +69,8 @@ typedef enum JetReading
 	JET_READ_READY,				/* it is there; main is to say where to begin */
 	JET_READ_STARTING,			/* the server is asked to send */
 	JET_READ_RUN,
-	JET_READ_GAP,				/* ... main is told, and seeks */
+	JET_READ_CHECKING,			/* is it the stream that we mean? */
+	JET_READ_GAP,				/* main is told, and seeks */
 	JET_READ_ASKING				/* where a time begins */
 } JetReading;
 
@@ -106,6 +115,7 @@ struct OutboxConsumer
 												 * then; empty: in any */
 	uint64_t	generation;		/* of that */
 	bool		gap;
+	bool		gap_same;		/* but none: it is the stream that is meant */
 	int64_t		gap_at;
 	int64_t		passed;			/* there is nothing of ours below that */
 	uint64_t	committed;		/* what is below is done */
@@ -130,7 +140,9 @@ struct OutboxConsumer
 	bool		one_missing;	/* ... or not all of them */
 	uint64_t	following;		/* generation that is read */
 	uint64_t	next;			/* sequence from which on we read */
-	bool		same_stream;	/* it is the one that main means */
+	JetWitness	witness;		/* of the stream that we read */
+	JetWitness	looked;			/* ... and of the one that was looked at */
+	bool		has_older;		/* messages older than it says to be itself */
 	uint64_t	delivered;		/* the server's count of what it has sent us */
 	int64_t		heard;			/* ms, when a message or a heartbeat came */
 	int64_t		pass_asked;		/* ms, when the stream's last sequence was */
