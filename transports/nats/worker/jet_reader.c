@@ -205,48 +205,6 @@ tell_missing(OutboxConsumer *consumer, const char *info)
 }
 
 static void
-note_witness(JetWitness *witness, const char *info)
-{
-	int64_t		last;
-
-	if (!jet_json_number(info, "state.last_seq", &last) || last <= witness->sequence)
-		return;
-	witness->ns = 0;
-	witness->sequence = jet_json_string(info, "state.last_ts", witness->time, sizeof(witness->time)) ? last : 0;
-}
-
-/* Its time as the API writes it: as many digits as it needs. */
-static const char *
-witness_time(JetWitness *witness)
-{
-	time_t		seconds = (time_t) (witness->ns / 1000000000);
-	struct tm	tm;
-	char		digits[16];
-
-	if (witness->ns == 0)
-		return witness->time;
-	gmtime_r(&seconds, &tm);
-	snprintf(digits, sizeof(digits), ".%09d", (int) (witness->ns % 1000000000));
-	for (int i = 9; i >= 0 && (digits[i] == '0' || digits[i] == '.'); i--)
-		digits[i] = '\0';
-	strftime(witness->time, sizeof(witness->time) - sizeof(digits), "%Y-%m-%dT%H:%M:%S", &tm);
-	strcat(strcat(witness->time, digits), "Z");
-	return witness->time;
-}
-
-/* Has the stream a message that is older than it says to be itself, by seconds? */
-static bool
-has_older(const char *info, const char *created)
-{
-	char		first[JET_CREATED];
-	int64_t		messages;
-
-	return jet_json_number(info, "state.messages", &messages) && messages > 0 &&
-		jet_json_string(info, "state.first_ts", first, sizeof(first)) &&
-		strncmp(first, created, strlen("2026-11-29T08:14:03")) < 0;
-}
-
-static void
 stream_seen(OutboxConsumer *consumer, const char *text)
 {
 	int64_t		first = 0;
@@ -263,8 +221,8 @@ stream_seen(OutboxConsumer *consumer, const char *text)
 	(void) jet_json_number(text, "state.last_seq", &last);
 	(void) jet_json_string(text, "created", created, sizeof(created));
 	consumer->looked.sequence = 0;
-	note_witness(&consumer->looked, text);
-	consumer->has_older = has_older(text, created);
+	jet_witness_note(&consumer->looked, text);
+	consumer->has_older = jet_is_older(text, created);
 	pthread_mutex_lock(&consumer->lock);
 	strcpy(consumer->created, created);
 	consumer->first_sequence = first > 0 ? (uint64_t) first : 1;
@@ -327,10 +285,8 @@ stand_still(OutboxConsumer *consumer, bool same)
 }
 
 /*
- * The stream was made at another time than the one that is meant.  Or not: a server
- * (2.9) that was started again writes the time of that into the stream's file when the
- * stream is changed, and tells it when it is started once more.  Then it has messages
- * that are older, or the last one that we have seen.
+ * The stream was made at another time than the one that is meant, or its server has
+ * forgotten when, see jet_witness.c.
  */
 static bool
 check_stream(OutboxConsumer *consumer, OutboxError *error)
@@ -350,10 +306,7 @@ check_stream(OutboxConsumer *consumer, OutboxError *error)
 static void
 stream_checked(OutboxConsumer *consumer, const char *text)
 {
-	char		time[JET_CREATED];
-
-	stand_still(consumer, jet_json_string(text, "message.time", time, sizeof(time)) &&
-				strcmp(time, witness_time(&consumer->witness)) == 0);
+	stand_still(consumer, jet_witness_is(&consumer->witness, text));
 }
 
 /* The stream was looked at: go on. */
@@ -427,7 +380,7 @@ request_answered(OutboxConsumer *consumer, const JetAnswer *answer)
 		case JET_READ_RUN:
 			if (!consumer->work_queue)
 				jet_pass(consumer, answer->text);
-			note_witness(&consumer->witness, answer->text);
+			jet_witness_note(&consumer->witness, answer->text);
 			tell_missing(consumer, answer->text);
 			break;
 		default:

@@ -160,6 +160,11 @@ extern int	jet_incoming_fill(OutboxConsumer *consumer);
 extern void *jet_reader_main(void *arg);
 extern void jet_look_again(OutboxConsumer *consumer, int after_ms);
 
+/* jet_witness.c: io */
+extern void jet_witness_note(JetWitness *witness, const char *info);
+extern bool jet_witness_is(JetWitness *witness, const char *text);
+extern bool jet_is_older(const char *info, const char *created);
+
 /* jet_deliveries.c: io */
 extern void jet_acknowledge_committed(OutboxConsumer *consumer);
 extern void jet_stop_deliveries(OutboxConsumer *consumer);
