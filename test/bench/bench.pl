@@ -34,9 +34,10 @@ my %parts = (
 	redis => \&Bench::Inbox::redis,
 	marks => \&Bench::Inbox::live_marks,
 	expiry => \&Bench::Inbox::expiry,
+	expiry_random => \&Bench::Inbox::expiry_random,
 	consume => \&Bench::Subscription::drain,
 	effect => \&Bench::Subscription::latency);
-my @all = qw(publish relayed payload bulk latency idle space drain once nats rabbit accept accept_batch consume effect redis marks expiry drain10m);
+my @all = qw(publish relayed payload bulk latency idle space drain once nats rabbit accept accept_batch consume effect redis marks expiry expiry_random drain10m);
 my %asked = map { $_ => 1 } split ' ', $ENV{BENCH} || '';
 
 for (keys %asked)
