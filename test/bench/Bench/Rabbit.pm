@@ -13,7 +13,7 @@ my $exchange = 'bench';
 sub name { return 'RabbitMQ' }
 sub wrapper { return 'outbox_rabbitmq' }
 sub program { return "$ENV{OUTBOX_BUILD}/bench_rabbit_producer" }
-sub messages { return 200_000 }
+sub messages { return 100_000 }
 sub p50 { return 4 }
 sub url { return $_[0]{node}->url }
 sub options { return { url => $_[0]->url, exchange => $exchange } }

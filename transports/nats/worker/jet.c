@@ -127,7 +127,7 @@ jet_version(void)
 
 /*
  * Overheads: a record of ours; its message, of which the library has a copy
- * only until it is written.
+ * only until it is written, or 64 kB of them are.
  */
 const OutboxTransport jet_transport = {
 	.abi = OUTBOX_TRANSPORT_ABI,
