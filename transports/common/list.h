@@ -78,12 +78,13 @@ LIST_NAME(take) (LIST_TYPE *list)
 {
 	struct LIST_ITEM *item = list->first;
 
-	if (item == NULL)
-		return NULL;
-	list->first = item->next;
-	if (list->first == NULL)
-		list->last = NULL;
-	item->next = NULL;
+	if (item != NULL)
+	{
+		list->first = item->next;
+		if (list->first == NULL)
+			list->last = NULL;
+		item->next = NULL;
+	}
 	return item;
 }
 
