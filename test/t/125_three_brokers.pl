@@ -36,7 +36,7 @@ while (@single < 40 && (@stalled < 2 || !@others))
 	$kafka->create_topic($single, 1, 1);
 	push @{ $kafka->leader($single) == 3 ? \@stalled : \@others }, $single;
 }
-is(scalar @stalled, 2, 'two topics are on broker 3 only');
+cmp_ok(scalar @stalled, '>=', 2, 'two topics are on broker 3 only');
 $pg->sql("SELECT judge.publish_many('$_', 10)") for @single;
 ok($pg->flush, 'all of them work');
 $kafka->kill_broker(3);

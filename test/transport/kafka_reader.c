@@ -75,6 +75,20 @@ seek_to(Reader *reader, const OutboxPlace *places, int n)
 	return failure == OUTBOX_OK;
 }
 
+/* Pause a place, or have it go on, which may have to be said again. */
+bool
+pause_it(Reader *reader, const OutboxPlace *place, bool paused)
+{
+	OutboxError error = {0};
+	OutboxFailure failure = OUTBOX_RETRY;
+
+	for (double until = now() + PATIENCE; failure == OUTBOX_RETRY && now() < until;)
+		failure = S.pause(reader->consumer, place, 1, paused, &error);
+	if (failure != OUTBOX_OK)
+		printf("# pause: %d %s %s\n", failure, error.name, error.text);
+	return failure == OUTBOX_OK;
+}
+
 static void
 take_share(Reader *reader, const OutboxPlace *places, int n)
 {

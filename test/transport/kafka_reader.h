@@ -47,6 +47,7 @@ extern Reader *reader_open_of(const char *group, int ntopics,
 extern Reader *reader_open(const char *group, const char *topic);
 extern bool reader_close(Reader *reader);
 extern bool is_ours(const Reader *reader, const char *topic, int32_t partition);
+extern bool pause_it(Reader *reader, const OutboxPlace *place, bool paused);
 extern bool seek_to(Reader *reader, const OutboxPlace *places, int n);
 extern void take_event(Reader *reader, OutboxSourceEvent event,
 					   const OutboxPlace *places, int n, int ms);

@@ -137,14 +137,11 @@ check_places(void)
 	   "source: nothing of before a seek comes after it");
 
 	before = reader->nseen;
-	good = seek_to(reader, &place, 1) &&
-		S.pause(reader->consumer, &place, 1, true, &error) == OUTBOX_OK &&
+	good = seek_to(reader, &place, 1) && pause_it(reader, &place, true) &&
 		stays_silent(reader, 1) && reader->nseen == before &&
-		S.pause(reader->consumer, &place, 1, false, &error) == OUTBOX_OK &&
-		wait_seen(reader, before + 1) &&
-		S.pause(reader->consumer, &place, 1, true, &error) == OUTBOX_OK &&
-		stays_silent(reader, 1) &&
-		S.pause(reader->consumer, &place, 1, false, &error) == OUTBOX_OK;
+		pause_it(reader, &place, false) && wait_seen(reader, before + 1) &&
+		pause_it(reader, &place, true) && stays_silent(reader, 1) &&
+		pause_it(reader, &place, false);
 	ok(good && wait_seen(reader, before + 3000) && are_numbers(reader, before, 1, 0, 3000),
 	   "source: a paused partition is silent, and loses nothing");
 
