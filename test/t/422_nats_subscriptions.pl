@@ -42,6 +42,15 @@ sub subscribe
 }
 
 sub status { my ($name, $column) = @_; return $pg->sql("SELECT $column FROM inbox.subscription_status WHERE subscription = '$name'") }
+sub kill_worker
+{
+	my ($name) = @_;
+	my $pid = status($name, 'pid');
+
+	$pg->kill_process($pid);
+	return $pg->wait_for("SELECT pid <> $pid FROM inbox.subscription_status WHERE subscription = '$name'");
+}
+
 sub has { my ($handler, $n, $name) = @_; return $pg->wait_ok("SELECT count(*) = $n FROM effect WHERE handler = '$handler'", $name)
 	  || diag($pg->sql('SELECT * FROM inbox.subscription_status; SELECT handler, count(*) FROM effect GROUP BY 1')) }
 
@@ -105,9 +114,7 @@ for my $round (1 .. 6)
 	elsif ($round == 4)
 	{
 		$pg->wait_for(q{SELECT pid IS NOT NULL FROM inbox.subscription_status WHERE subscription = 'one'});
-		my $pid = status('one', 'pid');
-		$pg->kill_process($pid);
-		$pg->wait_for("SELECT pid <> $pid FROM inbox.subscription_status WHERE subscription = 'one'");
+		kill_worker('one');
 	}
 	elsif ($round == 5)
 	{
@@ -245,8 +252,7 @@ ok($pg->flush, 'delivered');
 $pg->sql('TRUNCATE effect');
 $pg->sql("SELECT inbox.subscribe('one job', 'jobs', 'jobs.*', 'one(inbox.message)', start => 'earliest', batch_size => 50)");
 $pg->wait_ok("SELECT count(*) > 200 FROM effect WHERE topic = 'jobs.a'", 'a work queue is read');
-$pg->kill_process(status('one job', 'pid'));
-$pg->wait_for('SELECT true');
+kill_worker('one job');
 $pg->wait_ok("SELECT count(*) = 3000 AND count(DISTINCT message_id) = 3000 FROM effect WHERE topic = 'jobs.a'", 'all of it, once, in spite of a kill')
   || diag($pg->sql("SELECT * FROM inbox.subscription_status; SELECT * FROM inbox.position; SELECT count(*), count(DISTINCT message_id), max(place) FROM effect WHERE topic = 'jobs.a'"));
 ok($pg->wait_until(sub { $nats->stream_info('JOBS')->{state}{messages} == 0 }), 'acknowledged, so the stream has none left');

@@ -181,11 +181,24 @@ take_out(OutboxConsumer *consumer, int max)
 	return n;
 }
 
+/* There was no memory for all that was taken out: from there on it comes again. */
+static void
+come_again(OutboxConsumer *consumer, int64_t from)
+{
+	pthread_mutex_lock(&consumer->lock);
+	free_all(consumer, &consumer->arrived);
+	consumer->wanted = from;
+	consumer->generation++;
+	pthread_mutex_unlock(&consumer->lock);
+	jet_wake(consumer->io_fd);
+}
+
 static OutboxSourceEvent
 source_receive(OutboxConsumer *consumer, int max, const OutboxIncoming **messages,
 			   const OutboxPlace **places, int *n)
 {
 	OutboxSourceEvent event = OUTBOX_SOURCE_NOTHING;
+	int			taken = 0;
 	bool		room;
 
 	thread_drain(consumer->fd);
@@ -200,7 +213,7 @@ source_receive(OutboxConsumer *consumer, int max, const OutboxIncoming **message
 	}
 	else if (consumer->gap)
 		event = consumer->gap_same ? OUTBOX_SOURCE_SAME : OUTBOX_SOURCE_GAP;
-	else if (!consumer->paused && take_out(consumer, max) > 0)
+	else if (!consumer->paused && (taken = take_out(consumer, max)) > 0)
 		event = OUTBOX_SOURCE_MESSAGES;
 	else if (consumer->arrived.first == NULL && consumer->passed > consumer->handed)
 		event = OUTBOX_SOURCE_PASSED;
@@ -230,6 +243,8 @@ source_receive(OutboxConsumer *consumer, int max, const OutboxIncoming **message
 			event = OUTBOX_SOURCE_NOTHING;
 		else
 			consumer->handed = consumer->messages[*n - 1].offset + 1;
+		if (*n < taken)
+			come_again(consumer, *n > 0 ? consumer->handed : (int64_t) consumer->out.first->sequence);
 	}
 	return event;
 }
