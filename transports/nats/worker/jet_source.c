@@ -190,7 +190,7 @@ come_again(OutboxConsumer *consumer, int64_t from)
 	consumer->wanted = from;
 	consumer->generation++;
 	pthread_mutex_unlock(&consumer->lock);
-	jet_wake(consumer->io_fd);
+	thread_wake(consumer->io_fd);
 }
 
 static OutboxSourceEvent
