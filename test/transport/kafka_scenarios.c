@@ -57,8 +57,9 @@ check_basics(void)
 	consume(topic, 1, seen_values, seen);
 	ok(strcmp(seen, "VhtkEhtkNhtk") == 0,
 	   "value, empty value and tombstone, with header, time and key");
+	memset(&status, 1, sizeof(status));
 	T.status(client, &status);
-	ok(status.connected && !status.failed, "connected");
+	ok(status.connected && !status.failed && !status.blocked, "connected");
 	ok(send_one(client, topic, 7, "x", 1, 3, &error) == OUTBOX_TOPIC &&
 	   strcmp(error.name, "_UNKNOWN_PARTITION") == 0,
 	   "a partition that may be missing: TOPIC");

@@ -474,9 +474,11 @@ void
 kafka_status(OutboxClient *client, OutboxTransportStatus *status)
 {
 	check_fatal(client);
-	status->connected = atomic_load(&client->brokers_up) > 0;
-	status->was_connected = atomic_load(&client->was_up);
-	status->failed = client->failed;
-	status->nerrors = client->nerrors;
-	status->error = client->error;
+	*status = (OutboxTransportStatus) {
+		.connected = atomic_load(&client->brokers_up) > 0,
+		.was_connected = atomic_load(&client->was_up),
+		.failed = client->failed,
+		.nerrors = client->nerrors,
+		.error = client->error,
+	};
 }
