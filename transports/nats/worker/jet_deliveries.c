@@ -137,6 +137,7 @@ hand_over(OutboxConsumer *consumer, natsMsg *msg, uint64_t sequence, uint64_t ns
 	if (arrival == NULL)
 	{
 		natsMsg_Destroy(msg);
+		consumer->next = sequence;	/* it comes again */
 		jet_look_again(consumer, JET_LOOK_AGAIN_MS);
 		return;
 	}

@@ -189,6 +189,7 @@ come_again(OutboxConsumer *consumer, int64_t from)
 	free_all(consumer, &consumer->arrived);
 	consumer->wanted = from;
 	consumer->generation++;
+	consumer->passed = 0;
 	pthread_mutex_unlock(&consumer->lock);
 	thread_wake(consumer->io_fd);
 }
