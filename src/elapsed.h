@@ -33,4 +33,15 @@ outbox_elapsed(int64 since, int64 ms)
 	return since == 0 || outbox_clock_ms() - since >= ms;
 }
 
+/* Milliseconds from then to now, by the same clock. */
+static inline long
+outbox_ms_since(instr_time since)
+{
+	instr_time	now;
+
+	INSTR_TIME_SET_CURRENT(now);
+	INSTR_TIME_SUBTRACT(now, since);
+	return (long) INSTR_TIME_GET_MILLISEC(now);
+}
+
 #endif							/* OUTBOX_ELAPSED_H */

@@ -19,6 +19,7 @@
 
 #include "access/xact.h"
 #include "compat.h"
+#include "elapsed.h"
 #include "fault.h"
 #include "guc.h"
 #include "hold_off.h"
@@ -40,12 +41,8 @@
 #define LOST_WAIT_MS		500
 #define RETRY_EVERY_MS		100
 #define RETRIES_AT_ONCE		100
-#define LAG_EVERY_MS		1000
-#define MIN_BACK_OFF_MS		500
-#define MAX_BACK_OFF_MS		30000
 #define MAX_RETRY_MS		4000
 #define SETTLED_MS			2000
-#define CLOSE_TIMEOUT_MS	5000
 #define ORPHAN_CLOSE_MS		500
 #define TELL_TIMEOUT_MS		2000
 
@@ -54,63 +51,11 @@ PGDLLEXPORT void inbox_worker_main(Datum main_arg);
 static InboxWorker *my_worker = NULL;
 static InboxSlot *my_slot = NULL;
 
-static long
-ms_since(instr_time since)
-{
-	instr_time	now;
-
-	INSTR_TIME_SET_CURRENT(now);
-	INSTR_TIME_SUBTRACT(now, since);
-	return (long) INSTR_TIME_GET_MILLISEC(now);
-}
-
 static bool
 must_stop(void)
 {
 	return ShutdownRequestPending || !outbox_enabled ||
 		pg_atomic_read_u32(&my_slot->stop) != 0 || outbox_held_off(MyDatabaseId);
-}
-
-static void
-drop_wait_set(InboxWorker *worker)
-{
-	if (worker->wait_set != NULL)
-		FreeWaitEventSet(worker->wait_set);
-	worker->wait_set = NULL;
-}
-
-/*
- * Commits don't wait for the disk where the broker gives once more what a crash takes
- * back.  What a shared group is told must not be lost, see places.c; nor may what a
- * broker forgets when it is told that it is done.
- */
-static void
-set_durability(InboxWorker *worker)
-{
-	bool		durable = worker->subscription->shared_group ||
-		(worker->client != NULL && worker->source->forgets != NULL &&
-		 worker->source->forgets(worker->client));
-
-	SetConfigOption("synchronous_commit", durable ? "on" : "off", PGC_SUSET, PGC_S_OVERRIDE);
-}
-
-/* Leave the group.  What has come and was not handled comes again. */
-static void
-close_client(InboxWorker *worker)
-{
-	OutboxConsumer *client = worker->client;
-
-	if (client == NULL)
-		return;
-	worker->client = NULL;
-	drop_wait_set(worker);
-	inbox_partitions_gone(worker);
-	inbox_start_forget(worker);
-	worker->joined = false;
-	if (!worker->source->close(client, CLOSE_TIMEOUT_MS))
-		ereport(FATAL,
-				(errmsg("the client library of subscription \"%s\" could not be stopped",
-						NameStr(my_slot->name))));
 }
 
 /* However the process ends, the library's threads must be gone before it does. */
@@ -124,7 +69,7 @@ worker_exit(int code, Datum arg)
 
 		if (in_peace)
 			inbox_places_tell(my_worker, TELL_TIMEOUT_MS);
-		(void) my_worker->source->close(my_worker->client, in_peace ? CLOSE_TIMEOUT_MS : ORPHAN_CLOSE_MS);
+		(void) my_worker->source->close(my_worker->client, in_peace ? INBOX_CLOSE_MS : ORPHAN_CLOSE_MS);
 	}
 	LWLockAcquire(&outbox_shared->lock, LW_EXCLUSIVE);
 	my_slot->proc = NULL;
@@ -133,18 +78,10 @@ worker_exit(int code, Datum arg)
 	outbox_wake_keeper(MyDatabaseId);
 }
 
-static void
-back_off(InboxWorker *worker)
-{
-	worker->back_off_ms = worker->back_off_ms == 0 ? MIN_BACK_OFF_MS :
-		Min(worker->back_off_ms * 2, MAX_BACK_OFF_MS);
-	INSTR_TIME_SET_CURRENT(worker->failed_at);
-}
-
 static bool
 backs_off(const InboxWorker *worker)
 {
-	return worker->back_off_ms > 0 && ms_since(worker->failed_at) < worker->back_off_ms;
+	return worker->back_off_ms > 0 && outbox_ms_since(worker->failed_at) < worker->back_off_ms;
 }
 
 /* Read the subscription and its server; false: the subscription is gone. */
@@ -199,7 +136,7 @@ load(InboxWorker *worker)
 	{
 		if (worker->client != NULL)
 			inbox_places_tell(worker, TELL_TIMEOUT_MS);
-		close_client(worker);
+		inbox_client_close(worker);
 	}
 	if (!first && (worker->subscription->generation != subscription->generation ||
 				   worker->subscription->started != subscription->started ||
@@ -216,121 +153,10 @@ load(InboxWorker *worker)
 	if (server != NULL)
 		worker->server_hash = server->client_hash;
 	worker->reload = false;
-	set_durability(worker);
+	inbox_client_set_durability(worker);
 	if (first)
 		inbox_waiting_load(worker);
 	return true;
-}
-
-/* Have a client; false while it can't be had. */
-static bool
-ensure_client(InboxWorker *worker)
-{
-	OutboxSourceConfig config = {0};
-	OutboxError error = {0};
-
-	if (worker->client != NULL)
-		return true;
-	if (worker->transport == NULL)
-	{
-		StartTransactionCommand();
-		worker->transport = registry_load_transport(worker->server->library);
-		CommitTransactionCommand();
-		MemoryContextSwitchTo(worker->context);
-		worker->source = worker->transport->source;
-	}
-	if (worker->source == NULL)
-	{
-		inbox_set_error(worker->slot, "this kind of server can't be consumed from", "");
-		inbox_set_state(worker->slot, INBOX_STATE_ERROR);
-		return false;
-	}
-	config.server_name = worker->server->name;
-	config.client_id = worker->slot->number == 0 ?
-		psprintf("pg_outbox-inbox-%s", worker->subscription->name) :
-		psprintf("pg_outbox-inbox-%s-%d", worker->subscription->name, worker->slot->number + 1);
-	config.noptions = worker->server->noptions;
-	config.options = worker->server->options;
-	config.group_id = worker->subscription->group_id;
-	config.ntopics = worker->subscription->ntopics;
-	config.topics = (const char *const *) worker->subscription->topics;
-	config.max_bytes = (size_t) outbox_relay_memory * 1024;
-	config.member = worker->slot->number;
-	worker->client = worker->source->open(&config, &error);
-	if (worker->client == NULL)
-	{
-		inbox_set_error(worker->slot, error.text, error.hint);
-		inbox_set_state(worker->slot, INBOX_STATE_ERROR);
-		back_off(worker);
-		return false;
-	}
-	worker->errors_seen = 0;
-	drop_wait_set(worker);
-	return true;
-}
-
-/* Show what the client says of itself. */
-static void
-check_client(InboxWorker *worker)
-{
-	OutboxTransportStatus status = {0};
-	bool		stopped = false;
-	ListCell   *lc;
-
-	worker->source->status(worker->client, &status);
-	if (status.nerrors != worker->errors_seen)
-	{
-		worker->errors_seen = status.nerrors;
-		if (status.error.failure == OUTBOX_OK)
-			inbox_clear_error(worker->slot);
-		else
-			inbox_set_error(worker->slot, status.error.text, status.error.hint);
-	}
-	if (status.failed)
-	{
-		inbox_set_state(worker->slot, status.error.failure == OUTBOX_CONFIG ?
-						INBOX_STATE_ERROR : INBOX_STATE_RETRYING);
-		close_client(worker);
-		back_off(worker);
-		return;
-	}
-	foreach(lc, worker->partitions)
-		stopped = stopped || ((InboxPartition *) lfirst(lc))->stopped;
-	if (worker->failing || stopped || (status.nerrors > 0 && status.error.failure == OUTBOX_CONFIG && worker->partitions == NIL))
-		inbox_set_state(worker->slot, INBOX_STATE_ERROR);
-	else if (!status.connected || !worker->joined)
-		inbox_set_state(worker->slot, status.nerrors > 0 ? INBOX_STATE_RETRYING : INBOX_STATE_STARTING);
-	else
-	{
-		if (worker->slot->state != INBOX_STATE_RUNNING)
-			inbox_clear_error(worker->slot);
-		inbox_set_state(worker->slot, INBOX_STATE_RUNNING);
-	}
-}
-
-static void
-show_figures(InboxWorker *worker)
-{
-	uint64		handled = pg_atomic_read_u64(&worker->slot->handled);
-	long		ms = ms_since(worker->lag_shown);
-	int64		lag = 0;
-	ListCell   *lc;
-
-	if (ms < LAG_EVERY_MS)
-		return;
-	foreach(lc, worker->partitions)
-	{
-		InboxPartition *partition = lfirst(lc);
-		int64		end = worker->source->known_end(worker->client, partition->topic,
-													partition->partition);
-
-		if (end > partition->next && partition->next >= 0)
-			lag += end - partition->next;
-	}
-	pg_atomic_write_u64(&worker->slot->lag, (uint64) lag);
-	worker->slot->rate = (handled - worker->handled_then) * 1000 / ms;
-	worker->handled_then = handled;
-	INSTR_TIME_SET_CURRENT(worker->lag_shown);
 }
 
 /* Take the next event; false: there was none. */
@@ -353,7 +179,7 @@ take_event(InboxWorker *worker)
 		case OUTBOX_SOURCE_ASSIGN:
 			worker->joined = true;
 			worker->topics_checked = false;
-			set_durability(worker);
+			inbox_client_set_durability(worker);
 			inbox_partitions_assigned(worker, places, n);
 			return true;
 		case OUTBOX_SOURCE_REVOKE:
@@ -384,7 +210,7 @@ retry_waiting(InboxWorker *worker)
 {
 	bool		more = true;
 
-	if (!worker->joined || ms_since(worker->retried) < RETRY_EVERY_MS)
+	if (!worker->joined || outbox_ms_since(worker->retried) < RETRY_EVERY_MS)
 		return false;
 	for (int i = 0; i < RETRIES_AT_ONCE && more && !must_stop(); i++)
 	{
@@ -411,27 +237,27 @@ turn(InboxWorker *worker)
 		return IDLE_WAIT_MS;
 	}
 	if (backs_off(worker))
-		return worker->back_off_ms - ms_since(worker->failed_at);
+		return worker->back_off_ms - outbox_ms_since(worker->failed_at);
 	/* what failed comes again at once; if not, it is over */
-	if (worker->failing && ms_since(worker->failed_at) > worker->back_off_ms + SETTLED_MS)
+	if (worker->failing && outbox_ms_since(worker->failed_at) > worker->back_off_ms + SETTLED_MS)
 		worker->failing = false;
 	if (worker->stale)
 		inbox_waiting_load(worker);
 	MemoryContextSwitchTo(worker->scratch);
-	if (!ensure_client(worker))
+	if (!inbox_client_ensure(worker))
 		return IDLE_WAIT_MS;
 	MemoryContextSwitchTo(worker->scratch);
 	more = take_event(worker);
-	worker->lost = worker->lost && ms_since(worker->lost_at) < LOST_WAIT_MS;
+	worker->lost = worker->lost && outbox_ms_since(worker->lost_at) < LOST_WAIT_MS;
 	placed = worker->client == NULL || (!worker->lost && inbox_partitions_place(worker));
 	more = retry_waiting(worker) || more;
-	check_client(worker);
+	inbox_client_check(worker);
 	if (worker->client != NULL && !worker->failing)
 		worker->back_off_ms = 0;
-	if (worker->client != NULL && worker->joined)
+	if (worker->client != NULL && worker->joined && placed)
 		inbox_check_topics(worker);
 	if (worker->client != NULL)
-		show_figures(worker);
+		inbox_client_show_figures(worker);
 	MemoryContextSwitchTo(worker->context);
 	MemoryContextReset(worker->scratch);
 	return more ? 0 : !placed ? PLACE_WAIT_MS :
@@ -497,7 +323,7 @@ recover(InboxWorker *worker)
 	FreeErrorData(edata);
 	inbox_partitions_unplace(worker);
 	worker->stale = worker->failing = true;
-	back_off(worker);
+	inbox_back_off(worker);
 	/* a person may mend it any moment */
 	worker->back_off_ms = Min(worker->back_off_ms, MAX_RETRY_MS);
 	RESUME_INTERRUPTS();
@@ -524,7 +350,7 @@ loop(InboxWorker *worker)
 		PG_CATCH();
 		{
 			recover(worker);
-			sleep_ms = MIN_BACK_OFF_MS;
+			sleep_ms = worker->back_off_ms;
 		}
 		PG_END_TRY();
 		if (sleep_ms > 0)

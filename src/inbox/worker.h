@@ -92,11 +92,10 @@ typedef struct InboxWorker
 	const OutboxSource *source;
 	OutboxConsumer *client;
 	uint64		server_hash;	/* of the options that the client has */
-	int			fd;				/* of the client, in the wait set; -1: none */
 	WaitEventSet *wait_set;
 	uint64		errors_seen;
 	bool		joined;			/* the group has said what is ours */
-	bool		topics_checked; /* since then */
+	bool		topics_checked; /* since it runs */
 	bool		topic_missing;	/* is the error that is shown */
 	List	   *partitions;		/* of InboxPartition */
 	List	   *adopted;		/* ... that nobody has, see waiting.c */
@@ -115,6 +114,16 @@ typedef struct InboxWorker
 	bool		failing;		/* what raised an error has not been seen to go
 								 * well since */
 } InboxWorker;
+
+/* client.c */
+#define INBOX_CLOSE_MS		5000	/* the client library has to end */
+
+extern void inbox_client_set_durability(InboxWorker *worker);
+extern bool inbox_client_ensure(InboxWorker *worker);
+extern void inbox_client_close(InboxWorker *worker);
+extern void inbox_client_check(InboxWorker *worker);
+extern void inbox_client_show_figures(InboxWorker *worker);
+extern void inbox_back_off(InboxWorker *worker);
 
 /* places.c */
 extern void inbox_partitions_assigned(InboxWorker *worker, const OutboxPlace *places, int n);

@@ -35,6 +35,7 @@
 #include "postgres.h"
 
 #include "access/xlog.h"
+#include "elapsed.h"
 #include "fault.h"
 #include "guc.h"
 #include "log/bookmark.h"
@@ -49,7 +50,7 @@
 static bool
 is_old(const Relay *relay, long more_ms)
 {
-	return relay_ms_since(relay->chunk.begun) >= relay->transport->transaction_ms / 4 + more_ms;
+	return outbox_ms_since(relay->chunk.begun) >= relay->transport->transaction_ms / 4 + more_ms;
 }
 
 /* Nearly all of that time. */
@@ -57,7 +58,7 @@ static bool
 is_expired(const Relay *relay)
 {
 	return relay->chunk.state >= OUTBOX_CHUNK_OPEN &&
-		relay_ms_since(relay->chunk.begun) >= relay->transport->transaction_ms * 5L / 6;
+		outbox_ms_since(relay->chunk.begun) >= relay->transport->transaction_ms * 5L / 6;
 }
 
 bool
@@ -213,7 +214,7 @@ relay_chunk_settles(const Relay *relay)
 {
 	return relay->chunk.state == OUTBOX_CHUNK_READY &&
 		!INSTR_TIME_IS_ZERO(relay->chunk.committed_at) &&
-		relay_ms_since(relay->chunk.committed_at) < relay->transport->transaction_settles_ms;
+		outbox_ms_since(relay->chunk.committed_at) < relay->transport->transaction_settles_ms;
 }
 
 /* Have a transaction to send in; false: not now. */
@@ -229,7 +230,7 @@ relay_chunk_begin(Relay *relay)
 		return false;
 	/* the first abort has a cause that was dealt with, as a rule */
 	pause = chunk->aborts < 2 ? 0 : Min(10L << Min(chunk->aborts, 10), MAX_ABORT_PAUSE_MS);
-	if (pause > 0 && relay_ms_since(chunk->aborted_at) < pause)
+	if (pause > 0 && outbox_ms_since(chunk->aborted_at) < pause)
 		return false;
 	if (!relay_chunk_step(relay, OUTBOX_TXN_BEGIN))
 		return false;
@@ -343,7 +344,7 @@ give_up_silent(Relay *relay)
 	strlcpy(error.text, "no answer from its brokers", sizeof(error.text));
 	while ((topic = topics_next(relay->windows->topics, &pos)) != NULL)
 		if (topic->in_flight > 0 && topic->state == OUTBOX_TOPIC_FINE &&
-			relay_ms_since(topic->moved) >= SILENT_MS)
+			outbox_ms_since(topic->moved) >= SILENT_MS)
 			relay_topic_trouble(relay, topic, OUTBOX_TOPIC_MISSING, &error);
 	/* the errors of the topics name them, and stay */
 	replace_client(relay, OUTBOX_STATE_RETRYING);
@@ -359,7 +360,7 @@ may_abort(Relay *relay)
 		return true;
 	if (INSTR_TIME_IS_ZERO(chunk->aborting))
 		INSTR_TIME_SET_CURRENT(chunk->aborting);
-	if (relay->connected && relay_ms_since(chunk->aborting) >= SILENT_MS)
+	if (relay->connected && outbox_ms_since(chunk->aborting) >= SILENT_MS)
 		give_up_silent(relay);
 	return false;
 }
@@ -493,7 +494,7 @@ relay_chunk_finish(Relay *relay, long timeout_ms)
 
 	INSTR_TIME_SET_CURRENT(start);
 	while (relay->client != NULL && chunk->state >= OUTBOX_CHUNK_OPEN &&
-		   relay_ms_since(start) < timeout_ms)
+		   outbox_ms_since(start) < timeout_ms)
 	{
 		if (!relay_chunk_turn(relay, false) && relay->client != NULL)
 			relay_await_reports(relay, 5);

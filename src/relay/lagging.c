@@ -45,6 +45,7 @@
  */
 #include "postgres.h"
 
+#include "elapsed.h"
 #include "guc.h"
 #include "log/snapshot.h"
 #include "relay/relay.h"
@@ -212,7 +213,7 @@ waited_enough(Relay *relay, const OutboxTopic *topic)
 	int64		timeout = relay->server->core.topic_timeout;
 
 	return relay->server->core.on_error == OUTBOX_ON_ERROR_DEAD_LETTER &&
-		timeout != OUTBOX_FOR_EVER && relay_ms_since(topic->since) >= timeout;
+		timeout != OUTBOX_FOR_EVER && outbox_ms_since(topic->since) >= timeout;
 }
 
 /*
@@ -225,7 +226,7 @@ retry_blocked(Relay *relay, OutboxStream *stream, bool at_once)
 	OutboxTopic *topic = stream->topic;
 	OutboxEntry *entry;
 
-	if (!at_once && relay_ms_since(topic->tried) < topic->retry_ms)
+	if (!at_once && outbox_ms_since(topic->tried) < topic->retry_ms)
 		return;
 	outbox_window_pop(stream->window);
 	if (!outbox_window_is_empty(stream->window))
@@ -260,7 +261,7 @@ probe_missing(Relay *relay, OutboxStream *stream, bool at_once)
 	OutboxError error = {0};
 	OutboxFailure failure;
 
-	if (!at_once && relay_ms_since(topic->tried) < PROBE_EVERY_MS &&
+	if (!at_once && outbox_ms_since(topic->tried) < PROBE_EVERY_MS &&
 		!(topic->given_up && topic->on_trial && has_caught_up(relay, stream)))
 		return;
 	if (waited_enough(relay, topic) && !topic->given_up)
@@ -356,7 +357,7 @@ static bool
 is_silent(const OutboxTopic *topic)
 {
 	return topic->stream == NULL && topic->in_flight > 0 &&
-		relay_ms_since(topic->moved) >= STALLED_MS;
+		outbox_ms_since(topic->moved) >= STALLED_MS;
 }
 
 /* Keep watch over the oldest message without an answer; called once a turn. */
@@ -414,11 +415,11 @@ lagging_find_stalled(Relay *relay)
 
 	if (!relay->connected || relay->careful || outbox_window_is_empty(window) ||
 		relay->chunk.state != OUTBOX_CHUNK_NONE ||
-		relay_ms_since(relay->head_since) < STALLED_MS ||
+		outbox_ms_since(relay->head_since) < STALLED_MS ||
 		outbox_window_entry(window, window->first)->state != OUTBOX_ENTRY_SENT)
 		return;
 	all_leave = is_overtaken(window) ||
-		(relay_ms_since(relay->head_since) >= ALL_STALLED_MS &&
+		(outbox_ms_since(relay->head_since) >= ALL_STALLED_MS &&
 		 held_by_lagging(relay) <= budget);
 	if (all_leave)
 		leave_stalled(relay, outbox_window_entry(window, window->first)->topic);
@@ -499,7 +500,7 @@ lagging_hold_main(Relay *relay)
 		if (stream->topic->state != OUTBOX_TOPIC_FINE ||
 			stream->topic->suspects > 0 || !is_near(relay, stream) ||
 			(!outbox_window_is_empty(stream->window) &&
-			 relay_ms_since(stream->topic->moved) >= STALLED_MS))
+			 outbox_ms_since(stream->topic->moved) >= STALLED_MS))
 		{
 			stream->holding = false;
 			continue;
@@ -507,12 +508,12 @@ lagging_hold_main(Relay *relay)
 		if (!stream->holding)
 		{
 			if (!INSTR_TIME_IS_ZERO(stream->held) &&
-				relay_ms_since(stream->held) < HOLD_AGAIN_MS)
+				outbox_ms_since(stream->held) < HOLD_AGAIN_MS)
 				continue;
 			stream->holding = true;
 			INSTR_TIME_SET_CURRENT(stream->held);
 		}
-		if (relay_ms_since(stream->held) < HOLD_MS)
+		if (outbox_ms_since(stream->held) < HOLD_MS)
 			hold = true;
 		else
 			stream->holding = false;

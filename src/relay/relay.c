@@ -27,6 +27,7 @@
 
 #include "access/xact.h"
 #include "compat.h"
+#include "elapsed.h"
 #include "fault.h"
 #include "guc.h"
 #include "log/identity.h"
@@ -58,16 +59,6 @@ PGDLLEXPORT void outbox_relay_main(Datum main_arg);
 
 static OutboxRelaySlot *my_slot = NULL;
 static Relay *my_relay = NULL;
-
-long
-relay_ms_since(instr_time since)
-{
-	instr_time	now;
-
-	INSTR_TIME_SET_CURRENT(now);
-	INSTR_TIME_SUBTRACT(now, since);
-	return (long) INSTR_TIME_GET_MILLISEC(now);
-}
 
 /*
  * However the process ends: the client library's threads must be gone before
@@ -212,7 +203,7 @@ store_in_time(Relay *relay)
 {
 	if (!OUTBOX_RULE("position-in-time") ||
 		(OUTBOX_RULE("position-seldom") &&
-		 relay_ms_since(relay->stored_at) < POSITION_EVERY_MS))
+		 outbox_ms_since(relay->stored_at) < POSITION_EVERY_MS))
 		return true;
 	INSTR_TIME_SET_CURRENT(relay->stored_at);
 	return !relay_positions_store(relay, false);
@@ -380,8 +371,8 @@ pause_after_error(Relay *relay)
 
 	INSTR_TIME_SET_CURRENT(start);
 	while (!must_stop(relay) && pg_atomic_read_u32(&relay->slot->reload) == 0 &&
-		   relay_ms_since(start) < ERROR_PAUSE_MS)
-		outbox_worker_wait(ERROR_PAUSE_MS - relay_ms_since(start), "OutboxRelayError");
+		   outbox_ms_since(start) < ERROR_PAUSE_MS)
+		outbox_worker_wait(ERROR_PAUSE_MS - outbox_ms_since(start), "OutboxRelayError");
 }
 
 /* Run the loop until asked to stop. */
@@ -447,7 +438,7 @@ finish(Relay *relay)
 	relay_keep_refused(relay);
 	INSTR_TIME_SET_CURRENT(start);
 	while (OUTBOX_RULE("position-at-stop") &&
-		   !relay_positions_store(relay, true) && relay_ms_since(start) < STOP_STANDBY_MS)
+		   !relay_positions_store(relay, true) && outbox_ms_since(start) < STOP_STANDBY_MS)
 	{
 		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
 						 STANDBY_POLL_MS, outbox_wait_event("OutboxRelayStandby"));

@@ -142,11 +142,13 @@ extern bool relay_client_ensure(Relay *relay);
 extern void relay_client_close(Relay *relay, bool drain);
 extern bool relay_client_destroy(Relay *relay, int timeout_ms);
 extern void relay_client_check(Relay *relay);
-extern void relay_collect(Relay *relay);
-extern bool relay_send(Relay *relay);
 extern void relay_back_off(Relay *relay);
-extern void relay_take_held(Relay *relay, OutboxWindow *window);
 extern void relay_await_reports(Relay *relay, long timeout_ms);
+
+/* send.c */
+extern bool relay_send(Relay *relay);
+extern void relay_collect(Relay *relay);
+extern void relay_take_held(Relay *relay, OutboxWindow *window);
 
 /* chunk.c */
 extern bool relay_chunk_may_read(const Relay *relay);
@@ -207,7 +209,6 @@ extern void relay_tell_error(Relay *relay, const OutboxError *error);
 extern void relay_show_figures(Relay *relay);
 
 /* relay.c */
-extern long relay_ms_since(instr_time since);
 extern void relay_drop_wait_set(Relay *relay);
 
 #define FETCH_MESSAGES		4096

@@ -24,6 +24,7 @@
 
 #include "access/xact.h"
 #include "access/xlog.h"
+#include "elapsed.h"
 #include "fault.h"
 #include "log/bookmark.h"
 #include "relay/relay.h"
@@ -38,7 +39,7 @@
 void
 relay_takeover_pending(Relay *relay, const OutboxError *error)
 {
-	if (!relay->connected || error->text[0] == '\0' || relay_ms_since(relay->chunk.begun) < PENDING_MS)
+	if (!relay->connected || error->text[0] == '\0' || outbox_ms_since(relay->chunk.begun) < PENDING_MS)
 		return;
 	relay_chunk_show(relay, error);
 	relay->chunk.failing = true;

@@ -95,6 +95,18 @@ effects_ok('from_latest', 'v6', 'from the latest');
 effects_ok('from_time', 'v4 v5 v6', 'from a time');
 effects_ok('from_sql_time', 'v4 v5 v6', 'from a time that is written in another style');
 effects_ok('from_future', 'v6', 'from a time that has not come: what comes next');
+# it runs when the place is stored, and not before
+my $holder = $pg->session;
+$holder->query('BEGIN; LOCK inbox.position IN EXCLUSIVE MODE');
+subscribe('from_now', $old, 'latest');
+$pg->wait_ok(q{SELECT count(*) = 1 FROM pg_stat_activity WHERE backend_type = 'pg_outbox inbox from_now' AND wait_event_type = 'Lock'}, 'about to store where it begins');
+status_ok('from_now', "state = 'starting' AND last_error IS NULL", 'it is starting until then');
+publish($old, 'v7');
+$holder->query('COMMIT');
+status_ok('from_now', "state = 'running'", 'then it runs');
+publish($old, 'v8');
+effects_ok('from_now', 'v8', 'what is published from then on is consumed', " AND value <> 'v7'");
+$holder->quit;
 $pg->sql(q{SELECT inbox.unsubscribe(name) FROM inbox.subscription WHERE name LIKE 'from%'});
 # seek takes any of these, too
 $pg->sql("SET datestyle = 'German'; SELECT inbox.seek('missing', now()::text)");

@@ -92,7 +92,8 @@ struct OutboxConsumer
 	KafkaEvent *listed;			/* what list() has told */
 };
 
-/* kafka_source.c */
+/* kafka_source_error.c */
+extern OutboxFailure kafka_source_class(rd_kafka_resp_err_t err);
 extern void kafka_source_note(OutboxConsumer *consumer, rd_kafka_resp_err_t err,
 							  const char *topic, const char *text);
 extern OutboxFailure kafka_source_error(OutboxConsumer *consumer, OutboxError *error,
