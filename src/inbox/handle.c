@@ -19,6 +19,11 @@
  * cursors WITH HOLD) is the owner's code, too, so the transaction is committed as
  * the owner: else that would run with all rights.
  *
+ * When that raises (a constraint that is deferred, say), nobody knows for which
+ * message, and no subtransaction can be undone any more.  So each message of the batch
+ * gets a transaction of its own then, with its place and its mark; and one whose
+ * commit raises is put aside by a further one, as if its handler had raised.
+ *
  * Copyright (c) 2026, pg_outbox contributors
  *
  *-------------------------------------------------------------------------
@@ -50,6 +55,14 @@
 #include "utils/syscache.h"
 #include "utils/timeout.h"
 #include "utils/typcache.h"
+
+typedef enum Outcome
+{
+	HANDLED,
+	NOT_OURS,					/* another worker has moved a place meanwhile */
+	RAISED,						/* the handler did */
+	COMMIT_RAISED				/* what the handler left for the commit did */
+} Outcome;
 
 /* A batch under way. */
 typedef struct Batch
@@ -202,19 +215,38 @@ inbox_handler_call(InboxWorker *worker, InboxHandler *handler, InboxMessage **me
 		 n == 1 ? messages[0] : NULL);
 }
 
-/* Commit what handlers have done, see the banner; in the caller's context. */
-void
-inbox_commit_as_owner(InboxWorker *worker)
+/*
+ * Commit what handlers have done, see the banner; in the caller's context.  False:
+ * what they left for the commit raised, for that reason, and nothing has happened.
+ */
+bool
+inbox_commit_as_owner(InboxWorker *worker, InboxFailure *failure)
 {
 	MemoryContext context = CurrentMemoryContext;
 	Oid			userid;
 	int			security;
+	volatile bool done = false;
 
 	GetUserIdAndSecContext(&userid, &security);
 	SetUserIdAndSecContext(worker->subscription->owner, security | SECURITY_LOCAL_USERID_CHANGE);
-	CommitTransactionCommand();
+	PG_TRY();
+	{
+		CommitTransactionCommand();
+		done = true;
+	}
+	PG_CATCH();
+	{
+		MemoryContextSwitchTo(context);
+		inbox_failure_take(failure, CopyErrorData());
+		FlushErrorState();
+		AbortOutOfAnyTransaction();
+	}
+	PG_END_TRY();
 	SetUserIdAndSecContext(userid, security);
 	MemoryContextSwitchTo(context);
+	if (!done)
+		inbox_waiting_load(worker);
+	return done;
 }
 
 /* Leave out what has a mark, and mark the others; how many are left. */
@@ -301,6 +333,17 @@ inbox_handler_try(InboxWorker *worker, OutboxAttempt attempt, void *arg, InboxFa
 	return false;
 }
 
+/* What becomes of a message whose handler raised. */
+static void
+put_aside(InboxWorker *worker, const InboxMessage *message, const InboxFailure *failure)
+{
+	if (failure->rejected || (worker->subscription->max_attempts == 1 && failure->again_ms < 0 &&
+							  !worker->subscription->block))
+		inbox_dead_letter(worker, message, failure);
+	else if (OUTBOX_RULE("inbox-waiting"))
+		inbox_waiting_add(worker, message, failure);
+}
+
 static void
 handle_with_care(InboxWorker *worker, Batch *batch, int first, int end)
 {
@@ -316,13 +359,7 @@ handle_with_care(InboxWorker *worker, Batch *batch, int first, int end)
 		failed = batch->failed;
 		if (end - first == 1)
 		{
-			InboxMessage *message = &batch->messages[first];
-
-			if (failure.rejected || (worker->subscription->max_attempts == 1 && failure.again_ms < 0 &&
-									 !worker->subscription->block))
-				inbox_dead_letter(worker, message, &failure);
-			else if (OUTBOX_RULE("inbox-waiting"))
-				inbox_waiting_add(worker, message, &failure);
+			put_aside(worker, &batch->messages[first], &failure);
 			return;
 		}
 		if (failed < 0)
@@ -334,28 +371,33 @@ handle_with_care(InboxWorker *worker, Batch *batch, int first, int end)
 	}
 }
 
-/*
- * The transaction, which may have begun; false: another worker has moved a place
- * meanwhile.
- */
+/* Begin the transaction, unless it has, and move the places on; false: they are not ours. */
 static bool
-handle_in_transaction(InboxWorker *worker, Batch *batch, const int64 *next, bool carefully)
+begin(InboxWorker *worker, const int64 *next)
 {
-	Part		all = {worker, batch, 0, batch->n};
 	MemoryContext context = CurrentMemoryContext;
 
 	if (!IsTransactionState())
 		StartTransactionCommand();
 	MemoryContextSwitchTo(context);
 	PushActiveSnapshot(GetTransactionSnapshot());
-	if (OUTBOX_RULE("inbox-place") && !inbox_places_advance(worker, next))
-	{
-		AbortOutOfAnyTransaction();
-		MemoryContextSwitchTo(context);
-		return false;
-	}
-	inbox_handler_find(worker, &batch->handler);
+	if (!OUTBOX_RULE("inbox-place") || inbox_places_advance(worker, next))
+		return true;
+	AbortOutOfAnyTransaction();
+	MemoryContextSwitchTo(context);
+	return false;
+}
+
+static Outcome
+handle_in_transaction(InboxWorker *worker, Batch *batch, const int64 *next, bool carefully,
+					  InboxFailure *failure)
+{
+	Part		all = {worker, batch, 0, batch->n};
+
 	batch->handled = batch->duplicates = 0;
+	if (!begin(worker, next))
+		return NOT_OURS;
+	inbox_handler_find(worker, &batch->handler);
 	batch->consumer = CStringGetTextDatum(worker->subscription->name);
 	batch->marks = worker->subscription->dedup == INBOX_DEDUP_NONE ? NULL :
 		inbox_marks_open(worker->subscription->dedup_ttl_us);
@@ -367,22 +409,22 @@ handle_in_transaction(InboxWorker *worker, Batch *batch, const int64 *next, bool
 	if (batch->marks != NULL)
 		inbox_marks_close(batch->marks);
 	PopActiveSnapshot();
-	inbox_commit_as_owner(worker);
+	if (!inbox_commit_as_owner(worker, failure))
+		return COMMIT_RAISED;
 	OUTBOX_FAULT("inbox-after-commit");
-	return true;
+	return HANDLED;
 }
 
-/* The first try; false: the handler raised, and nothing has happened. */
-static bool
-try_all(InboxWorker *worker, Batch *batch, const int64 *next, bool *ours)
+/* The first try; when the handler raised, nothing has happened. */
+static Outcome
+try_all(InboxWorker *worker, Batch *batch, const int64 *next, InboxFailure *failure)
 {
 	MemoryContext context = CurrentMemoryContext;
-	volatile bool done = false;
+	volatile Outcome outcome = RAISED;
 
 	PG_TRY();
 	{
-		*ours = handle_in_transaction(worker, batch, next, false);
-		done = true;
+		outcome = handle_in_transaction(worker, batch, next, false, failure);
 	}
 	PG_CATCH();
 	{
@@ -396,7 +438,64 @@ try_all(InboxWorker *worker, Batch *batch, const int64 *next, bool *ours)
 	}
 	PG_END_TRY();
 	MemoryContextSwitchTo(context);
-	return done;
+	return outcome;
+}
+
+/* Put a message aside whose commit raised, in a transaction without the handler. */
+static Outcome
+put_aside_alone(InboxWorker *worker, const InboxMessage *message, const int64 *next,
+				const InboxFailure *failure)
+{
+	MemoryContext context = CurrentMemoryContext;
+
+	if (!begin(worker, next))
+		return NOT_OURS;
+	put_aside(worker, message, failure);
+	PopActiveSnapshot();
+	CommitTransactionCommand();
+	MemoryContextSwitchTo(context);
+	return HANDLED;
+}
+
+/* The places of our partitions, after a commit. */
+static void
+note_places(InboxWorker *worker, const int64 *next)
+{
+	for (int i = 0; i < list_length(worker->partitions); i++)
+		if (next[i] >= 0)
+			((InboxPartition *) list_nth(worker->partitions, i))->next = next[i];
+}
+
+/* Each message in a transaction of its own, see the banner. */
+static Outcome
+handle_singly(InboxWorker *worker, Batch *batch, int64 *next)
+{
+	uint64		handled = 0;
+	uint64		duplicates = 0;
+	Outcome		outcome = HANDLED;
+
+	for (int i = 0; i < batch->n && outcome == HANDLED; i++)
+	{
+		Batch		one = {.messages = &batch->messages[i], .n = 1};
+		InboxFailure failure = {{0}};
+
+		for (int j = 0; j < list_length(worker->partitions); j++)
+			next[j] = list_nth(worker->partitions, j) == one.messages->partition ?
+				one.messages->offset + 1 : -1;
+		outcome = handle_in_transaction(worker, &one, next, true, &failure);
+		if (outcome == COMMIT_RAISED)
+			outcome = put_aside_alone(worker, one.messages, next, &failure);
+		else
+		{
+			handled += one.handled;
+			duplicates += one.duplicates;
+		}
+		if (outcome == HANDLED)
+			note_places(worker, next);
+	}
+	batch->handled = handled;
+	batch->duplicates = duplicates;
+	return outcome;
 }
 
 /* Where in our list a message's partition is; -1: it is not ours. */
@@ -423,7 +522,8 @@ inbox_handle_batch(InboxWorker *worker, const OutboxIncoming *incoming, int n)
 	int			npartitions = list_length(worker->partitions);
 	int64	   *next = palloc(npartitions * sizeof(int64));
 	int			at = -1;
-	bool		ours = true;
+	InboxFailure failure = {{0}};
+	Outcome		outcome;
 
 	memset(next, -1, npartitions * sizeof(int64));
 	batch.messages = palloc0(n * sizeof(InboxMessage));
@@ -450,16 +550,15 @@ inbox_handle_batch(InboxWorker *worker, const OutboxIncoming *incoming, int n)
 		MemoryContextSwitchTo(context);
 		return;
 	}
-	if (!try_all(worker, &batch, next, &ours))
-		ours = handle_in_transaction(worker, &batch, next, true);
-	if (!ours)
-	{
+	outcome = try_all(worker, &batch, next, &failure);
+	if (outcome == RAISED)
+		outcome = handle_in_transaction(worker, &batch, next, true, &failure);
+	if (outcome == COMMIT_RAISED)
+		outcome = handle_singly(worker, &batch, next);
+	if (outcome == HANDLED)
+		note_places(worker, next);
+	else
 		inbox_places_lost(worker);
-		return;
-	}
-	for (int j = 0; j < npartitions; j++)
-		if (next[j] >= 0)
-			((InboxPartition *) list_nth(worker->partitions, j))->next = next[j];
 	pg_atomic_fetch_add_u64(&worker->slot->handled, batch.handled);
 	pg_atomic_fetch_add_u64(&worker->slot->duplicates, batch.duplicates);
 }

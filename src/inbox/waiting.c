@@ -490,16 +490,71 @@ handle_again(void *arg)
 	return true;
 }
 
+/* It has failed once more. */
+static void
+settle_failure(InboxWorker *worker, const InboxMessage *message, const InboxFailure *failure, bool *last)
+{
+	const InboxSubscription *subscription = worker->subscription;
+
+	if (failure->rejected ||
+		(failure->again_ms < 0 && !subscription->block &&
+		 message->attempt >= subscription->max_attempts))
+	{
+		inbox_dead_letter(worker, message, failure);
+		finish_row(worker, message, last);
+	}
+	else
+		postpone_row(worker, message, failure);
+}
+
+/* Lock the row of a message that was tried; false: another worker has tried it since. */
+static bool
+lock_again(InboxWorker *worker, const InboxMessage *message)
+{
+	Oid			types[5];
+	Datum		values[5];
+	bool		found;
+
+	this_row(worker, message, types, values);
+	types[4] = INT4OID;
+	values[4] = Int32GetDatum(message->attempt - 1);
+	SPI_connect();
+	if (SPI_execute_with_args("SELECT FROM inbox.waiting_message" THIS_ROW " AND attempts = $5 FOR UPDATE",
+							  5, types, values, NULL, false, 0) != SPI_OK_SELECT)
+		elog(ERROR, "could not read inbox.waiting");
+	found = SPI_processed == 1;
+	SPI_finish();
+	return found;
+}
+
+/* What its handler left for the commit raised, so this is a transaction without it. */
+static void
+settle_commit_failure(InboxWorker *worker, const InboxMessage *message, const InboxFailure *failure,
+					  bool *last)
+{
+	MemoryContext context = CurrentMemoryContext;
+
+	*last = false;
+	StartTransactionCommand();
+	MemoryContextSwitchTo(context);
+	PushActiveSnapshot(GetTransactionSnapshot());
+	if (lock_again(worker, message))
+		settle_failure(worker, message, failure, last);
+	PopActiveSnapshot();
+	CommitTransactionCommand();
+	MemoryContextSwitchTo(context);
+}
+
 /* Retry the one that is due first; false: none is. */
 bool
 inbox_waiting_retry(InboxWorker *worker)
 {
 	MemoryContext context = CurrentMemoryContext;
-	InboxSubscription *subscription = worker->subscription;
 	Retry		retry = {.worker = worker};
 	InboxMessage *message = &retry.message;
 	InboxFailure failure = {{0}};
 	bool		found;
+	bool		tried = false;
 	bool		last = false;
 
 	StartTransactionCommand();
@@ -510,24 +565,18 @@ inbox_waiting_retry(InboxWorker *worker)
 	if (found)
 	{
 		inbox_handler_find(worker, &retry.handler);
-		if (inbox_handler_try(worker, handle_again, &retry, &failure))
-		{
-			pg_atomic_fetch_add_u64(retry.is_new ? &worker->slot->handled : &worker->slot->duplicates, 1);
+		tried = inbox_handler_try(worker, handle_again, &retry, &failure);
+		if (tried)
 			finish_row(worker, message, &last);
-		}
-		else if (failure.rejected ||
-				 (failure.again_ms < 0 && !subscription->block &&
-				  message->attempt >= subscription->max_attempts))
-		{
-			inbox_dead_letter(worker, message, &failure);
-			finish_row(worker, message, &last);
-		}
 		else
-			postpone_row(worker, message, &failure);
+			settle_failure(worker, message, &failure, &last);
 		OUTBOX_FAULT("inbox-retry-before-commit");
 	}
 	PopActiveSnapshot();
-	inbox_commit_as_owner(worker);
+	if (!inbox_commit_as_owner(worker, &failure))
+		settle_commit_failure(worker, message, &failure, &last);
+	else if (tried)
+		pg_atomic_fetch_add_u64(retry.is_new ? &worker->slot->handled : &worker->slot->duplicates, 1);
 	if (last)
 	{
 		uint64		hash = hash_of(message);

@@ -162,7 +162,7 @@ extern void inbox_handler_call(InboxWorker *worker, InboxHandler *handler,
 							   InboxMessage **messages, int n);
 extern bool inbox_handler_try(InboxWorker *worker, OutboxAttempt attempt, void *arg,
 							  InboxFailure *failure);
-extern void inbox_commit_as_owner(InboxWorker *worker);
+extern bool inbox_commit_as_owner(InboxWorker *worker, InboxFailure *failure);
 extern void inbox_handle_batch(InboxWorker *worker, const OutboxIncoming *incoming, int n);
 
 /* waiting.c */

@@ -104,6 +104,40 @@ is($pg->sql(q{SELECT string_agg(format('%s %s %s', error, attempts, sqlstate), '
 	'not ours 1 OB002, not ours 1 OB002', 'at once');
 handled([ [ 'slow', 'z' ] ], "SELECT count(*) = 1 FROM effect WHERE handler = 'HANDLER' AND key = 'z' AND attempt = 2", 'a handler that takes too long');
 
+# --- what is left for the commit -----------------------------------------------------------
+# nothing tells which message of a batch it was
+$pg->sql(<<'SQL');
+CREATE TABLE late (n serial, value text, key text, attempt int, handler text);
+CREATE FUNCTION check_late() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+	IF NEW.value = 'l50' OR NEW.value = 'l60' AND NEW.attempt < 3 THEN
+		RAISE check_violation USING MESSAGE = 'late ' || NEW.value;
+	END IF;
+	RETURN NULL;
+END
+$$;
+CREATE CONSTRAINT TRIGGER late AFTER INSERT ON late DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION check_late();
+CREATE FUNCTION late_one(m inbox.message) RETURNS void LANGUAGE sql AS $$
+	INSERT INTO public.late (value, key, attempt, handler) VALUES (inbox.payload_text(m), m.key, m.attempt, 'one') $$;
+CREATE FUNCTION late_many(ms inbox.message[]) RETURNS void LANGUAGE sql AS $$
+	INSERT INTO public.late (value, key, attempt, handler) SELECT inbox.payload_text(m), m.key, m.attempt, 'many' FROM unnest(ms) m $$;
+SQL
+$kafka->create_topic("$topic.late", 2);
+$pg->sql("SELECT inbox.subscribe('late_$_->[0]', 'events', '$topic.late', 'late_$_->[0]($_->[1])', start => 'earliest', "
+	  . "max_attempts => 4, backoff => '20 ms')") for [ 'one', 'inbox.message' ], [ 'many', 'inbox.message[]' ];
+$pg->sql("SELECT outbox.publish('$topic.late', 'l' || n, 'k' || n % 7) FROM generate_series(1, 100) n");
+$pg->wait_ok("SELECT count(*) = 198 AND count(DISTINCT (handler, value)) = 198 FROM late", 'a commit that raises: all others are handled, once');
+$pg->wait_ok(q{SELECT string_agg(format('%s %s %s %s', subscription, sqlstate, error, attempts), ', ' ORDER BY subscription) = 'late_many 23514 late l50 4, late_one 23514 late l50 4'
+	FROM inbox.dead_letter WHERE subscription LIKE 'late%'}, 'the one to blame is a dead letter');
+is($pg->sql(q{SELECT string_agg(format('%s %s', handler, attempt), ', ' ORDER BY handler) FROM late WHERE value = 'l60'}),
+	'many 3, one 3', 'one that is fine later is tried until then');
+is($pg->sql(q{SELECT count(*) FROM (SELECT n, substr(value, 2)::int v, lag(substr(value, 2)::int) OVER (PARTITION BY key, handler ORDER BY n) w
+	FROM late) o WHERE w > v}), 0, 'in order by key');
+$pg->wait_ok(q{SELECT bool_and(state = 'running' AND handled = 99) AND count(*) = 2 FROM inbox.subscription_status WHERE subscription LIKE 'late%'},
+	'the subscriptions run, and count what they handled');
+is($pg->sql('SELECT count(*) FROM inbox.waiting'), 0, 'nothing waits');
+$pg->sql(q{SELECT inbox.unsubscribe('late_one'), inbox.unsubscribe('late_many')});
+
 # --- whose rights they have ------------------------------------------------------------------
 # a subscription of somebody who may little: also what is left for the commit is his
 $pg->sql(<<'SQL');
