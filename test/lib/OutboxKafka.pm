@@ -115,13 +115,15 @@ sub broker_pid
 # without passwords, where clients need one
 sub admin_bootstrap { return _line("$_[0]{dir}/bootstrap.admin") }
 
-# of the listener for TLS, and the text of a file of its certificates (ca, other-ca)
+# of the listener for TLS
 sub tls_bootstrap { return _line("$_[0]{dir}/bootstrap.tls") }
 
+# The text of a file of its certificates: ca, other-ca, client; client.key.
 sub certificate
 {
 	my ($self, $name) = @_;
-	return PostgreSQL::Test::Utils::slurp_file("$self->{dir}/tls/$name.pem");
+	my $file = $name =~ /\.key$/ ? $name : "$name.pem";
+	return PostgreSQL::Test::Utils::slurp_file("$self->{dir}/tls/$file");
 }
 
 # A command of kafka_admin; gives its output, dies where that fails.

@@ -16,27 +16,21 @@
 # clients need SASL_PLAINTEXT, PLAIN (users admin/admin-secret and app/app-secret),
 # all is allowed that no ACL denies, and DIR/bootstrap.admin is an unprotected
 # listener for administration.  With --tls there is one more listener, for TLS, in
-# DIR/bootstrap.tls; DIR/tls/ca.pem has signed the brokers' certificate, and
-# DIR/tls/other-ca.pem has not.  With --proxied (and --sasl) clients are sent to other
-# ports, where nobody listens: DIR/proxy has a line PORT:BROKER_PORT for each, as
-# fault_proxy takes them.  With --disks broker N keeps its data below DIR/N, a disk
-# of its own.  Only processes whose pid is in DIR, and that run
+# DIR/bootstrap.tls, where a client may have a certificate; see servers.sh.  With --proxied (and
+# --sasl) clients are sent to other ports, where nobody listens: DIR/proxy has a line
+# PORT:BROKER_PORT for each, as fault_proxy takes them.  With --disks broker N keeps its
+# data below DIR/N, a disk of its own.  Only processes whose pid is in DIR, and that run
 # with its files, are ever signalled.
 set -eu
 
 here=$(cd "$(dirname "$0")" && pwd)
 . "$here/versions.sh"
+. "$here/servers.sh"
 tree=$(cd "$here/../.." && pwd)
 admin=${OUTBOX_BUILD:-$tree/build}/kafka_admin
 
 say() {
 	echo "kafka.sh: $*" >&2
-}
-
-free_ports() {
-	perl -MIO::Socket::INET -e '
-		my @s = map { IO::Socket::INET->new(Listen => 1, LocalAddr => "127.0.0.1") or die } 1 .. $ARGV[0];
-		print join(" ", map { $_->sockport } @s), "\n"' "$1"
 }
 
 run_java() {
@@ -50,22 +44,6 @@ pid_of() {
 	pid=$(cat "$dir/$1/pid" 2>/dev/null) || return 1
 	tr '\0' ' ' 2>/dev/null <"/proc/$pid/cmdline" | grep -qF "$dir/$1/properties" || return 1
 	echo "$pid"
-}
-
-# A CA, a certificate of 127.0.0.1 that it has signed, and another CA.
-make_certificates() {
-	mkdir -p "$dir/tls"
-	for ca in ca other-ca; do
-		openssl req -x509 -newkey rsa:2048 -nodes -days 30 -subj "/CN=$ca" \
-			-keyout "$dir/tls/$ca.key" -out "$dir/tls/$ca.pem"
-	done
-	openssl req -newkey rsa:2048 -nodes -subj /CN=127.0.0.1 \
-		-keyout "$dir/tls/broker.key" -out "$dir/tls/broker.csr"
-	echo subjectAltName=IP:127.0.0.1,DNS:localhost >"$dir/tls/extensions"
-	openssl x509 -req -days 30 -in "$dir/tls/broker.csr" -extfile "$dir/tls/extensions" \
-		-CA "$dir/tls/ca.pem" -CAkey "$dir/tls/ca.key" -CAcreateserial \
-		-out "$dir/tls/broker.pem"
-	cat "$dir/tls/broker.key" "$dir/tls/broker.pem" >"$dir/tls/keystore.pem"
 }
 
 write_properties() {
@@ -120,6 +98,9 @@ write_properties() {
 		cat >>"$dir/$node/properties" <<-END
 			listener.name.tls.ssl.keystore.type=PEM
 			listener.name.tls.ssl.keystore.location=$dir/tls/keystore.pem
+			listener.name.tls.ssl.truststore.type=PEM
+			listener.name.tls.ssl.truststore.location=$dir/tls/ca.pem
+			listener.name.tls.ssl.client.auth=requested
 		END
 	fi
 	cat >>"$dir/$node/properties" <<-END
@@ -201,7 +182,8 @@ start() {
 	done
 	set -- $all
 	if [ -n "$tls" ]; then
-		make_certificates >"$dir/openssl.log" 2>&1 || { cat "$dir/openssl.log" >&2; return 1; }
+		make_certificates "$dir"
+		cat "$dir/tls/server.key" "$dir/tls/server.pem" >"$dir/tls/keystore.pem"
 		echo "$bootstrap_tls" >"$dir/bootstrap.tls"
 	fi
 	for node in $(seq "$brokers"); do

@@ -18,14 +18,10 @@
 # does.  Only processes whose pid is in DIR, and that run with its files, are ever signalled.
 set -eu
 
+. "$(dirname "$0")/servers.sh"
+
 say() {
 	echo "nats.sh: $*" >&2
-}
-
-free_ports() {
-	perl -MIO::Socket::INET -e '
-		my @s = map { IO::Socket::INET->new(Listen => 1, LocalAddr => "127.0.0.1") or die } 1 .. $ARGV[0];
-		print join(" ", map { $_->sockport } @s), "\n"' "$1"
 }
 
 # Is the pid of a server, nats or leaf, ours and alive?
@@ -33,24 +29,6 @@ server_pid() {
 	pid=$(cat "$dir/$1.pid" 2>/dev/null) || return 1
 	tr '\0' ' ' 2>/dev/null <"/proc/$pid/cmdline" | grep -qF -e "$dir/$1.conf" || return 1
 	echo "$pid"
-}
-
-# A CA, a certificate of 127.0.0.1 and one of a client that it has signed, and another CA.
-make_certificates() {
-	mkdir -p "$dir/tls"
-	for ca in ca other-ca; do
-		openssl req -x509 -newkey rsa:2048 -nodes -days 30 -subj "/CN=$ca" \
-			-keyout "$dir/tls/$ca.key" -out "$dir/tls/$ca.pem"
-	done
-	echo subjectAltName=IP:127.0.0.1,DNS:localhost >"$dir/tls/server.extensions"
-	echo extendedKeyUsage=clientAuth >"$dir/tls/client.extensions"
-	for who in server client; do
-		openssl req -newkey rsa:2048 -nodes -subj /CN=$who \
-			-keyout "$dir/tls/$who.key" -out "$dir/tls/$who.csr"
-		openssl x509 -req -days 30 -in "$dir/tls/$who.csr" -extfile "$dir/tls/$who.extensions" \
-			-CA "$dir/tls/ca.pem" -CAkey "$dir/tls/ca.key" -CAcreateserial \
-			-out "$dir/tls/$who.pem"
-	done
 }
 
 write_config() {
@@ -62,7 +40,7 @@ write_config() {
 		include ./extra.conf
 	END
 	[ -n "$tls" ] || return 0
-	make_certificates >"$dir/openssl.log" 2>&1 || { cat "$dir/openssl.log" >&2; return 1; }
+	make_certificates "$dir"
 	echo "leafnodes { listen: \"127.0.0.1:$(cat "$dir/leaf_port")\" }" >>"$dir/nats.conf"
 	user=
 	[ ! -e "$dir/leaf_user" ] || user=$(cat "$dir/leaf_user")@

@@ -17,14 +17,10 @@
 # DIR, and that run with its files, are ever signalled.  Not as root.
 set -eu
 
+. "$(dirname "$0")/servers.sh"
+
 say() {
 	echo "rabbit.sh: $*" >&2
-}
-
-free_ports() {
-	perl -MIO::Socket::INET -e '
-		my @s = map { IO::Socket::INET->new(Listen => 1, LocalAddr => "127.0.0.1") or die } 1 .. $ARGV[0];
-		print join(" ", map { $_->sockport } @s), "\n"' "$1"
 }
 
 sbin=$(ls -d /usr/lib/rabbitmq/lib/rabbitmq_server-*/sbin 2>/dev/null | tail -n 1)
@@ -51,24 +47,6 @@ in_env() {
 		RUNNING_UNDER_SYSTEMD=true "$@"
 }
 
-# A CA, a certificate of 127.0.0.1 and one of a client that it has signed, and another CA.
-make_certificates() {
-	mkdir -p "$dir/tls"
-	for ca in ca other-ca; do
-		openssl req -x509 -newkey rsa:2048 -nodes -days 30 -subj "/CN=$ca" \
-			-keyout "$dir/tls/$ca.key" -out "$dir/tls/$ca.pem"
-	done
-	echo subjectAltName=IP:127.0.0.1,DNS:localhost >"$dir/tls/broker.extensions"
-	echo extendedKeyUsage=clientAuth >"$dir/tls/client.extensions"
-	for who in broker client; do
-		openssl req -newkey rsa:2048 -nodes -subj /CN=$who \
-			-keyout "$dir/tls/$who.key" -out "$dir/tls/$who.csr"
-		openssl x509 -req -days 30 -in "$dir/tls/$who.csr" -extfile "$dir/tls/$who.extensions" \
-			-CA "$dir/tls/ca.pem" -CAkey "$dir/tls/ca.key" -CAcreateserial \
-			-out "$dir/tls/$who.pem"
-	done
-}
-
 write_config() {
 	cat >"$dir/rabbitmq.conf" <<-END
 		listeners.tcp.1 = 127.0.0.1:$(cat "$dir/port")
@@ -82,12 +60,12 @@ write_config() {
 	echo '[].' >"$dir/advanced.config"
 	echo '[rabbitmq_management].' >"$dir/plugins"
 	[ -n "$tls" ] || return 0
-	make_certificates >"$dir/openssl.log" 2>&1 || { cat "$dir/openssl.log" >&2; return 1; }
+	make_certificates "$dir"
 	cat >>"$dir/rabbitmq.conf" <<-END
 		listeners.ssl.1 = 127.0.0.1:$(cat "$dir/tls_port")
 		ssl_options.cacertfile = $dir/tls/ca.pem
-		ssl_options.certfile = $dir/tls/broker.pem
-		ssl_options.keyfile = $dir/tls/broker.key
+		ssl_options.certfile = $dir/tls/server.pem
+		ssl_options.keyfile = $dir/tls/server.key
 		ssl_options.verify = verify_peer
 		ssl_options.fail_if_no_peer_cert = false
 	END

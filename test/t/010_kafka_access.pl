@@ -5,8 +5,8 @@ use OutboxTest;
 
 my $kafka = OutboxKafka->start(auto_create => 'false', sasl => 1, tls => 1);
 my $pg = OutboxTest->server('main');
-my %topic = map { $_ => unique_topic($_) } qw(login tls open hidden readonly missing late outage);
-$kafka->create_topic($topic{$_}, 2) for qw(login tls open hidden readonly outage);
+my %topic = map { $_ => unique_topic($_) } qw(login tls certified open hidden readonly missing late outage);
+$kafka->create_topic($topic{$_}, 2) for qw(login tls certified open hidden readonly outage);
 $pg->judge_setup;
 
 sub status
@@ -93,6 +93,22 @@ like(status('tls', 'hint'), qr/certificate/, 'with a hint');
 $pg->sql(qq{ALTER SERVER tls OPTIONS (SET "ssl.ca.pem" '$ca')});
 ok($pg->flush, 'the right CA is enough');
 $pg->judge_ok($kafka, [ $topic{tls} ], 'delivered by TLS');
+
+# the broker knows a client by its certificate
+my ($client, $client_key) = map { $kafka->certificate($_) } qw(client client.key);
+$kafka->deny('CN=client', 'all', topic => $topic{certified});
+$pg->create_server('certified', $kafka->tls_bootstrap, topics => $topic{certified},
+	'security.protocol' => 'ssl', 'ssl.ca.pem' => $ca, 'ssl.certificate.pem' => $client);
+$pg->sql(qq{CREATE USER MAPPING FOR PUBLIC SERVER certified OPTIONS ("ssl.key.pem" '$client_key')});
+publish('certified', 20);
+$pg->wait_ok("SELECT last_error LIKE '%authorization%' FROM outbox.relay_status WHERE server = 'certified'",
+	'a client with a certificate is that user, who may not');
+is(status('certified', 'delivered'), 0, 'nothing is delivered');
+$kafka->undeny('CN=client', 'all', topic => $topic{certified});
+ok($pg->flush, 'who may then');
+$pg->judge_ok($kafka, [ $topic{certified} ], 'delivered by TLS with a certificate');
+my ($line) = $client_key =~ /\n(\S{40})/;
+unlike($pg->relay_status . $pg->log_text, qr/\Q$line\E/, 'the key is shown nowhere');
 
 # --- topics that are forbidden or missing ------------------------------------------
 
