@@ -127,7 +127,7 @@ load_server(Relay *relay)
 		(relay->server->client_hash != server->client_hash || server->problem != NULL))
 		relay_client_close(relay, true);
 	if (relay->fenced && (relay->server->client_hash != server->client_hash ||
-						  relay->server->core_hash != server->core_hash))
+						  relay->server->altered_by != server->altered_by))
 		relay->start_again = true;
 	relay->back_off_ms = 0;
 	if (relay->server_context != NULL)

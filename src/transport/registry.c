@@ -289,10 +289,9 @@ append_with_nul(StringInfo buf, const char *text)
  * reconfiguration.  The server's name is the client's default name.
  */
 static void
-hash_options(OutboxServer *server, List *options)
+hash_options(OutboxServer *server)
 {
 	StringInfoData buf;
-	ListCell   *lc;
 
 	initStringInfo(&buf);
 	append_with_nul(&buf, server->name);
@@ -306,24 +305,19 @@ hash_options(OutboxServer *server, List *options)
 	}
 	server->client_hash = hash_text(&buf);
 
-	resetStringInfo(&buf);
-	append_with_nul(&buf, server->problem);
-	foreach(lc, options)
-	{
-		DefElem    *def = lfirst_node(DefElem, lc);
-		OutboxCoreOptions scratch;
-		OutboxOptionError error;
-
-		outbox_core_options_init(&scratch);
-		if (strcmp(def->defname, "extra") == 0 ||
-			outbox_core_option_take(&scratch, def->defname, defGetString(def),
-									&error) == OUTBOX_OPTION_FOREIGN)
-			continue;
-		append_with_nul(&buf, def->defname);
-		append_with_nul(&buf, defGetString(def));
-	}
-	server->core_hash = hash_text(&buf);
 	pfree(buf.data);
+}
+
+/* Freezing leaves the transaction id in the row. */
+static void
+load_version(OutboxServer *server)
+{
+	HeapTuple	tuple = SearchSysCache1(FOREIGNSERVEROID, ObjectIdGetDatum(server->oid));
+
+	if (!HeapTupleIsValid(tuple))
+		return;
+	server->altered_by = HeapTupleHeaderGetRawXmin(tuple->t_data);
+	ReleaseSysCache(tuple);
 }
 
 static OutboxServer *
@@ -346,7 +340,8 @@ load_server(Oid oid, MemoryContext context, bool with_mapping)
 			load_mapping(server);
 		if (server->noptions > 1)
 			qsort(server->options, server->noptions, sizeof(OutboxOption), compare_options);
-		hash_options(server, foreign->options);
+		hash_options(server);
+		load_version(server);
 	}
 	MemoryContextSwitchTo(old);
 	return server;

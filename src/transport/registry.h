@@ -32,7 +32,7 @@ typedef struct OutboxServer
 	OutboxOption *options;
 
 	uint64		client_hash;	/* changes: the client must be opened anew */
-	uint64		core_hash;		/* changes: topics, paused, ... */
+	TransactionId altered_by;	/* differs: it was altered meanwhile, if only to and fro */
 } OutboxServer;
 
 /*
