@@ -10,9 +10,29 @@
 #include "jet.h"
 
 #include <stdlib.h>
-#include <string.h>
-#include <sys/eventfd.h>
-#include <unistd.h>
+
+/* Have the client library there and start the thread; false with *error. */
+bool
+jet_thread_start(IoThread *io, void *(*main) (void *), OutboxError *error)
+{
+	if (!jet_library_open())
+	{
+		error_set(error, OUTBOX_FATAL, "RESOURCES", "could not open the client library", NULL);
+		return false;
+	}
+	if (io_thread_start(io, main, error))
+		return true;
+	jet_library_close();
+	return false;
+}
+
+/* Have it end; false: it still runs, with its memory, and the process has to exit. */
+bool
+jet_thread_end(IoThread *io, int timeout_ms)
+{
+	io_thread_stop(io);
+	return thread_part(io->thread, io_thread_await(io, timeout_ms));
+}
 
 static void
 release(OutboxClient *client)
@@ -25,66 +45,31 @@ release(OutboxClient *client)
 	jet_config_free(&client->config);
 	free(client->ring);
 	free(client->before);
-	pthread_cond_destroy(&client->ended_cond);
-	pthread_mutex_destroy(&client->lock);
-	if (client->fd >= 0)
-		close(client->fd);
-	if (client->io_fd >= 0)
-		close(client->io_fd);
-	free(client);
+	io_thread_free(&client->io);
 }
 
 /* See transport.h.  Connecting goes on in the background. */
 static OutboxClient *
 jet_open(const OutboxTransportConfig *config, OutboxError *error)
 {
-	OutboxClient *client = calloc(1, sizeof(OutboxClient));
+	OutboxClient *client = io_thread_new(sizeof(OutboxClient), error);
 
-	memset(error, 0, sizeof(*error));
 	if (client == NULL)
-	{
-		error_set(error, OUTBOX_FATAL, "MEMORY", "out of memory", NULL);
 		return NULL;
-	}
-	pthread_mutex_init(&client->lock, NULL);
-	thread_cond_init(&client->ended_cond);
 	client->max_bytes = config->max_bytes;
 	client->chained = true;
 	client->unsure_base = UINT64_MAX;
-	client->fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
-	client->io_fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
-	jet_connection_init(&client->connection, &client->config, client->io_fd);
-	if (!jet_config_parse(&client->config, config->client_id, config->topics, config->noptions,
-						  config->options, error))
+	jet_connection_init(&client->connection, &client->config, client->io.io_fd);
+	if (jet_config_parse(&client->config, config->client_id, config->topics, config->noptions,
+						 config->options, error))
 	{
-		release(client);
-		return NULL;
-	}
-	if (client->fd >= 0 && client->io_fd >= 0 && jet_keys_init(&client->keys) &&
-		jet_library_open())
-	{
-		if (thread_start(&client->thread, jet_io_main, client))
+		if (!jet_keys_init(&client->keys))
+			error_set(error, OUTBOX_FATAL, "MEMORY", "out of memory", NULL);
+		else if (jet_thread_start(&client->io, jet_io_main, error))
 			return client;
-		jet_library_close();
 	}
-	error_set(error, OUTBOX_FATAL, "RESOURCES", "could not create an eventfd or a thread",
-			  NULL);
 	release(client);
 	return NULL;
-}
-
-static int
-jet_event_fd(OutboxClient *client)
-{
-	return client->fd;
-}
-
-static void
-jet_status(OutboxClient *client, OutboxTransportStatus *status)
-{
-	pthread_mutex_lock(&client->lock);
-	*status = client->status;
-	pthread_mutex_unlock(&client->lock);
 }
 
 /* Nothing lingers. */
@@ -96,23 +81,18 @@ jet_flush(OutboxClient *client)
 static void
 jet_purge(OutboxClient *client, bool in_flight)
 {
-	pthread_mutex_lock(&client->lock);
+	pthread_mutex_lock(&client->io.lock);
 	client->purge_queued = true;
 	if (in_flight)
 		client->purge_all = true;
-	pthread_mutex_unlock(&client->lock);
-	thread_wake(client->io_fd);
+	pthread_mutex_unlock(&client->io.lock);
+	thread_wake(client->io.io_fd);
 }
 
 static bool
 jet_close(OutboxClient *client, int timeout_ms)
 {
-	pthread_mutex_lock(&client->lock);
-	client->stop = true;
-	pthread_mutex_unlock(&client->lock);
-	thread_wake(client->io_fd);
-	if (!thread_part(client->thread, thread_await(&client->lock, &client->ended_cond,
-												  &client->ended, timeout_ms)))
+	if (!jet_thread_end(&client->io, timeout_ms))
 		return false;
 	release(client);
 	jet_library_close();
@@ -133,10 +113,10 @@ const OutboxTransport jet_transport = {
 	.abi = OUTBOX_TRANSPORT_ABI,
 	.name = "nats",
 	.open = jet_open,
-	.event_fd = jet_event_fd,
+	.event_fd = io_client_event_fd,
 	.send = jet_send,
 	.poll = jet_poll,
-	.status = jet_status,
+	.status = io_client_status,
 	.probe_topic = jet_probe_topic,
 	.flush = jet_flush,
 	.purge = jet_purge,

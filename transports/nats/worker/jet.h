@@ -39,6 +39,7 @@
 #include <nats/nats.h>
 
 #include "common/error.h"
+#include "common/io_thread.h"
 #include "common/settings.h"
 #include "common/thread.h"
 #include "transport/source.h"
@@ -220,11 +221,9 @@ typedef enum JetPhase
 
 struct OutboxClient
 {
+	IoThread	io;
 	JetConfig	config;
 	size_t		max_bytes;
-	pthread_t	thread;
-	int			fd;				/* eventfd for main */
-	int			io_fd;			/* ... and for io */
 
 	/* main only */
 	JetTopic   *topics[JET_TOPIC_BUCKETS];
@@ -234,17 +233,12 @@ struct OutboxClient
 	JetList		handed_out;		/* by the last poll(), with their texts */
 	JetRecord  *spare;			/* freed ones */
 
-	/* between the threads, guarded by lock */
-	pthread_mutex_t lock;
-	pthread_cond_t ended_cond;
+	/* between the threads, guarded by io.lock */
 	JetList		incoming;
 	JetList		reports;
 	bool		io_sleeps;
-	bool		stop;
 	bool		purge_queued;
 	bool		purge_all;
-	bool		ended;			/* the thread's last act */
-	OutboxTransportStatus status;
 
 	/* io only */
 	JetConnection connection;
@@ -256,8 +250,6 @@ struct OutboxClient
 	uint64_t	next_request;
 	bool		blamed;			/* the stream is not there, or not for us */
 	int64_t		max_msg_size;	/* of the stream; -1: none */
-	int64_t		connect_due;
-	int			connect_wait;
 
 	/* what is on the wire: by number, NULL: settled */
 	JetRecord **ring;
@@ -386,11 +378,14 @@ extern void jet_stream_failed(OutboxClient *client, const OutboxError *error);
 
 /* jet_io.c: io */
 extern void *jet_io_main(void *arg);
-extern void jet_show_error(OutboxClient *client, const OutboxError *error);
 extern void jet_show_blocked(OutboxClient *client);
 
 /* jet.c */
 extern const OutboxTransport jet_transport;
+extern bool jet_thread_start(IoThread *io, void *(*main) (void *), OutboxError *error);
+extern bool jet_thread_end(IoThread *io, int timeout_ms);
+
+/* jet_source.c */
 extern const OutboxSource jet_source;
 
 #endif							/* OUTBOX_JET_H */

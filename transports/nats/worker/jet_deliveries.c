@@ -67,9 +67,9 @@ jet_acknowledge_committed(OutboxConsumer *consumer)
 	uint64_t	committed;
 	JetDue	   *due;
 
-	pthread_mutex_lock(&consumer->lock);
+	pthread_mutex_lock(&consumer->io.lock);
 	committed = consumer->committed;
-	pthread_mutex_unlock(&consumer->lock);
+	pthread_mutex_unlock(&consumer->io.lock);
 	while ((due = consumer->due) != NULL && due->sequence < committed &&
 		   acknowledge(consumer, due->subject))
 	{
@@ -145,7 +145,7 @@ hand_over(OutboxConsumer *consumer, natsMsg *msg, uint64_t sequence, uint64_t ns
 	arrival->sequence = sequence;
 	arrival->stored_ms = (int64_t) (ns / 1000000);
 	arrival->bytes = natsMsg_GetDataLength(msg) + MESSAGE_OVERHEAD;
-	pthread_mutex_lock(&consumer->lock);
+	pthread_mutex_lock(&consumer->io.lock);
 	ours = consumer->following == consumer->generation;
 	if (ours)
 	{
@@ -154,11 +154,11 @@ hand_over(OutboxConsumer *consumer, natsMsg *msg, uint64_t sequence, uint64_t ns
 	}
 	if (end > consumer->last_sequence)
 		consumer->last_sequence = end;
-	pthread_mutex_unlock(&consumer->lock);
+	pthread_mutex_unlock(&consumer->io.lock);
 	if (!ours)
 		jet_arrival_free(arrival);
 	else
-		thread_wake(consumer->fd);
+		thread_wake(consumer->io.fd);
 }
 
 static void
@@ -204,9 +204,9 @@ has_room(OutboxConsumer *consumer)
 {
 	bool		room;
 
-	pthread_mutex_lock(&consumer->lock);
+	pthread_mutex_lock(&consumer->io.lock);
 	room = consumer->held <= consumer->max_bytes / 2;
-	pthread_mutex_unlock(&consumer->lock);
+	pthread_mutex_unlock(&consumer->io.lock);
 	return room;
 }
 
@@ -228,10 +228,10 @@ jet_pass(OutboxConsumer *consumer, const char *text)
 
 	if (!jet_json_number(text, "state.last_seq", &last))
 		return;
-	pthread_mutex_lock(&consumer->lock);
+	pthread_mutex_lock(&consumer->io.lock);
 	if ((uint64_t) last > consumer->last_sequence)
 		consumer->last_sequence = (uint64_t) last;
-	pthread_mutex_unlock(&consumer->lock);
+	pthread_mutex_unlock(&consumer->io.lock);
 	consumer->pass_to = (uint64_t) last + 1;
 	consumer->pass_beats = 0;
 }
@@ -245,11 +245,11 @@ idle(OutboxConsumer *consumer)
 	if (consumer->next < consumer->pass_to)
 		consumer->next = consumer->pass_to;
 	consumer->pass_to = 0;
-	pthread_mutex_lock(&consumer->lock);
+	pthread_mutex_lock(&consumer->io.lock);
 	if (consumer->following == consumer->generation)
 		consumer->passed = (int64_t) consumer->next;
-	pthread_mutex_unlock(&consumer->lock);
-	thread_wake(consumer->fd);
+	pthread_mutex_unlock(&consumer->io.lock);
+	thread_wake(consumer->io.fd);
 }
 
 /* A heartbeat, or the question whether there is room. */

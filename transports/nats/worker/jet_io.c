@@ -18,20 +18,7 @@
 #include <string.h>
 
 #define IDLE_MS				1000
-#define MIN_CONNECT_MS		100
-#define MAX_CONNECT_MS		5000
 #define ANSWER_TIMEOUT_MS	10000
-
-/* Show an error, which is new. */
-void
-jet_show_error(OutboxClient *client, const OutboxError *error)
-{
-	pthread_mutex_lock(&client->lock);
-	client->status.error = *error;
-	client->status.nerrors++;
-	pthread_mutex_unlock(&client->lock);
-	thread_wake(client->fd);
-}
 
 /* Show whether the stream takes messages. */
 void
@@ -42,23 +29,12 @@ jet_show_blocked(OutboxClient *client)
 	bool		blocked = client->blamed || held;
 	bool		changed;
 
-	pthread_mutex_lock(&client->lock);
-	changed = client->status.blocked != blocked;
-	client->status.blocked = blocked;
-	pthread_mutex_unlock(&client->lock);
+	pthread_mutex_lock(&client->io.lock);
+	changed = client->io.status.blocked != blocked;
+	client->io.status.blocked = blocked;
+	pthread_mutex_unlock(&client->io.lock);
 	if (changed)
-		thread_wake(client->fd);
-}
-
-static void
-show_connected(OutboxClient *client, bool connected)
-{
-	pthread_mutex_lock(&client->lock);
-	client->status.connected = connected;
-	if (connected)
-		client->status.was_connected = true;
-	pthread_mutex_unlock(&client->lock);
-	thread_wake(client->fd);
+		thread_wake(client->io.fd);
 }
 
 static void
@@ -68,10 +44,10 @@ connection_lost(OutboxClient *client, const OutboxError *error)
 	jet_disconnect(&client->connection);
 	client->blamed = false;
 	client->look_due = 0;
-	client->connect_due = thread_now_ms() + MIN_CONNECT_MS;
-	show_connected(client, false);
+	io_connect_soon(&client->io);
+	io_show_connected(&client->io, false);
 	jet_show_blocked(client);
-	jet_show_error(client, error);
+	io_show_error(&client->io, error);
 }
 
 /* Try to connect when it is time to. */
@@ -80,19 +56,16 @@ connect_in_time(OutboxClient *client)
 {
 	OutboxError error;
 
-	if (thread_now_ms() < client->connect_due)
+	if (thread_now_ms() < client->io.connect_due)
 		return;
 	if (jet_connect(&client->connection, &error))
 	{
-		client->connect_wait = 0;
-		show_connected(client, true);
+		client->io.connect_wait = 0;
+		io_show_connected(&client->io, true);
 		return;
 	}
-	client->connect_wait = client->connect_wait == 0 ? MIN_CONNECT_MS : client->connect_wait * 2;
-	if (client->connect_wait > MAX_CONNECT_MS)
-		client->connect_wait = MAX_CONNECT_MS;
-	client->connect_due = thread_now_ms() + client->connect_wait;
-	jet_show_error(client, &error);
+	io_connect_later(&client->io);
+	io_show_error(&client->io, &error);
 }
 
 /* --- answers that have no number ------------------------------------------------------- */
@@ -223,10 +196,10 @@ hand_back(OutboxClient *client)
 {
 	if (client->done.first == NULL)
 		return;
-	pthread_mutex_lock(&client->lock);
+	pthread_mutex_lock(&client->io.lock);
 	jet_list_splice(&client->reports, &client->done);
-	pthread_mutex_unlock(&client->lock);
-	thread_wake(client->fd);
+	pthread_mutex_unlock(&client->io.lock);
+	thread_wake(client->io.fd);
 }
 
 /* Something to do that no file descriptor tells of. */
@@ -244,13 +217,13 @@ has_work(const OutboxClient *client)
 static bool
 io_sleep(OutboxClient *client, int64_t retry_due)
 {
-	struct pollfd fds[2] = {{client->io_fd, POLLIN, 0}, {-1, POLLIN, 0}};
+	struct pollfd fds[2] = {{client->io.io_fd, POLLIN, 0}, {-1, POLLIN, 0}};
 	int64_t		now = thread_now_ms();
 	int			wait = thread_wait_until(IDLE_MS, retry_due, now);
 	bool		sleep;
 
 	if (client->connection.nc == NULL)
-		wait = thread_wait_until(wait, client->connect_due, now);
+		wait = thread_wait_until(wait, client->io.connect_due, now);
 	else
 	{
 		fds[1].fd = client->connection.fd;
@@ -261,12 +234,12 @@ io_sleep(OutboxClient *client, int64_t retry_due)
 		if (has_work(client))
 			wait = 0;
 	}
-	pthread_mutex_lock(&client->lock);
-	sleep = client->incoming.first == NULL && !client->stop;
+	pthread_mutex_lock(&client->io.lock);
+	sleep = client->incoming.first == NULL && !client->io.stop;
 	client->io_sleeps = sleep;
-	pthread_mutex_unlock(&client->lock);
+	pthread_mutex_unlock(&client->io.lock);
 	if (poll(fds, 2, sleep ? wait : 0) > 0)
-		thread_drain(client->io_fd);
+		thread_drain(client->io.io_fd);
 	return (fds[1].revents & ~POLLOUT) != 0;
 }
 
@@ -276,13 +249,13 @@ take_orders(OutboxClient *client, bool *all)
 {
 	bool		stop;
 
-	pthread_mutex_lock(&client->lock);
+	pthread_mutex_lock(&client->io.lock);
 	jet_list_splice(&client->ready, &client->incoming);
 	client->io_sleeps = false;
 	client->purging = client->purge_queued;
 	*all = client->purge_all;
-	stop = client->stop;
-	pthread_mutex_unlock(&client->lock);
+	stop = client->io.stop;
+	pthread_mutex_unlock(&client->io.lock);
 	return !stop;
 }
 
@@ -308,9 +281,6 @@ jet_io_main(void *arg)
 		readable = io_sleep(client, retry_due);
 	}
 	jet_disconnect(&client->connection);
-	pthread_mutex_lock(&client->lock);
-	client->ended = true;
-	pthread_cond_signal(&client->ended_cond);
-	pthread_mutex_unlock(&client->lock);
+	io_thread_ended(&client->io);
 	return NULL;
 }

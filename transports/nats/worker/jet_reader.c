@@ -30,8 +30,6 @@
 #include <time.h>
 
 #define IDLE_MS				1000
-#define MIN_CONNECT_MS		100
-#define MAX_CONNECT_MS		5000
 #define REQUEST_TIMEOUT_MS	5000
 #define SILENT_MS			5000	/* of a consumer with heartbeats each second */
 #define PASS_EVERY_MS		5000
@@ -42,16 +40,16 @@
 static void
 show(OutboxConsumer *consumer, bool connected, const OutboxError *error)
 {
-	pthread_mutex_lock(&consumer->lock);
-	consumer->status.connected = connected;
-	consumer->status.was_connected |= connected;
+	pthread_mutex_lock(&consumer->io.lock);
+	consumer->io.status.connected = connected;
+	consumer->io.status.was_connected |= connected;
 	if (error != NULL)
 	{
-		consumer->status.error = *error;
-		consumer->status.nerrors++;
+		consumer->io.status.error = *error;
+		consumer->io.status.nerrors++;
 	}
-	pthread_mutex_unlock(&consumer->lock);
-	thread_wake(consumer->fd);
+	pthread_mutex_unlock(&consumer->io.lock);
+	thread_wake(consumer->io.fd);
 }
 
 /* --- beginning ------------------------------------------------------------------------------ */
@@ -153,11 +151,11 @@ ask_for_time(OutboxConsumer *consumer, int64_t ms, OutboxError *error)
 static void
 answer_time(OutboxConsumer *consumer, int64_t sequence)
 {
-	pthread_mutex_lock(&consumer->lock);
+	pthread_mutex_lock(&consumer->io.lock);
 	consumer->answer = sequence;
 	consumer->question = JET_ASK_DONE;
-	pthread_mutex_unlock(&consumer->lock);
-	thread_wake(consumer->fd);
+	pthread_mutex_unlock(&consumer->io.lock);
+	thread_wake(consumer->io.fd);
 }
 
 static bool
@@ -166,9 +164,9 @@ usable(OutboxConsumer *consumer, const char *text, OutboxError *error)
 	char		retention[32] = "";
 
 	(void) jet_json_string(text, "config.retention", retention, sizeof(retention));
-	pthread_mutex_lock(&consumer->lock);
+	pthread_mutex_lock(&consumer->io.lock);
 	consumer->work_queue = strcmp(retention, "workqueue") == 0;
-	pthread_mutex_unlock(&consumer->lock);
+	pthread_mutex_unlock(&consumer->io.lock);
 	if (consumer->work_queue && !consumer->exact)
 	{
 		error_set(error, OUTBOX_CONFIG, "WORK_QUEUE",
@@ -223,12 +221,12 @@ stream_seen(OutboxConsumer *consumer, const char *text)
 	consumer->looked.sequence = 0;
 	jet_witness_note(&consumer->looked, text);
 	consumer->has_older = jet_is_older(text, created);
-	pthread_mutex_lock(&consumer->lock);
+	pthread_mutex_lock(&consumer->io.lock);
 	strcpy(consumer->created, created);
 	consumer->first_sequence = first > 0 ? (uint64_t) first : 1;
 	consumer->last_sequence = (uint64_t) last;
 	consumer->seen = true;
-	pthread_mutex_unlock(&consumer->lock);
+	pthread_mutex_unlock(&consumer->io.lock);
 	show(consumer, !consumer->none_there, NULL);
 	tell_missing(consumer, text);
 	consumer->reading = JET_READ_READY;
@@ -275,13 +273,13 @@ is_gap(OutboxConsumer *consumer)
 static void
 stand_still(OutboxConsumer *consumer, bool same)
 {
-	pthread_mutex_lock(&consumer->lock);
+	pthread_mutex_lock(&consumer->io.lock);
 	consumer->gap = true;
 	consumer->gap_same = same;
 	consumer->gap_at = (int64_t) consumer->next;
-	pthread_mutex_unlock(&consumer->lock);
+	pthread_mutex_unlock(&consumer->io.lock);
 	consumer->reading = JET_READ_GAP;
-	thread_wake(consumer->fd);
+	thread_wake(consumer->io.fd);
 }
 
 /*
@@ -319,14 +317,14 @@ go_on(OutboxConsumer *consumer, OutboxError *error)
 	bool		asked;
 	bool		same;
 
-	pthread_mutex_lock(&consumer->lock);
+	pthread_mutex_lock(&consumer->io.lock);
 	wanted = consumer->wanted;
 	generation = consumer->generation;
 	same = consumer->wanted_created[0] == '\0' ||
 		strcmp(consumer->wanted_created, consumer->created) == 0;
 	asked = consumer->question == JET_ASK_TIME;
 	ms = consumer->question_ms;
-	pthread_mutex_unlock(&consumer->lock);
+	pthread_mutex_unlock(&consumer->io.lock);
 	if (asked && !consumer->work_queue)
 		return ask_for_time(consumer, ms, error);
 	if (asked)
@@ -427,10 +425,7 @@ connection_lost(OutboxConsumer *consumer, const OutboxError *error)
 	jet_stop_deliveries(consumer);
 	jet_disconnect(&consumer->connection);
 	jet_look_again(consumer, 0);
-	consumer->connect_wait = consumer->connect_wait == 0 ? MIN_CONNECT_MS : consumer->connect_wait * 2;
-	if (consumer->connect_wait > MAX_CONNECT_MS)
-		consumer->connect_wait = MAX_CONNECT_MS;
-	consumer->connect_due = thread_now_ms() + consumer->connect_wait;
+	io_connect_later(&consumer->io);
 	show(consumer, false, error);
 }
 
@@ -439,10 +434,10 @@ seek_came(OutboxConsumer *consumer)
 {
 	bool		came;
 
-	pthread_mutex_lock(&consumer->lock);
+	pthread_mutex_lock(&consumer->io.lock);
 	came = (consumer->wanted >= 0 && consumer->following != consumer->generation) ||
 		consumer->question == JET_ASK_TIME;
-	pthread_mutex_unlock(&consumer->lock);
+	pthread_mutex_unlock(&consumer->io.lock);
 	return came;
 }
 
@@ -509,10 +504,10 @@ connect_in_time(OutboxConsumer *consumer)
 {
 	OutboxError error;
 
-	if (thread_now_ms() < consumer->connect_due)
+	if (thread_now_ms() < consumer->io.connect_due)
 		return;
 	if (jet_connect(&consumer->connection, &error))
-		consumer->connect_wait = 0;
+		consumer->io.connect_wait = 0;
 	else
 		connection_lost(consumer, &error);
 }
@@ -521,12 +516,12 @@ connect_in_time(OutboxConsumer *consumer)
 static bool
 reader_sleep(OutboxConsumer *consumer)
 {
-	struct pollfd fds[2] = {{consumer->io_fd, POLLIN, 0}, {consumer->connection.fd, POLLIN, 0}};
+	struct pollfd fds[2] = {{consumer->io.io_fd, POLLIN, 0}, {consumer->connection.fd, POLLIN, 0}};
 	int64_t		now = thread_now_ms();
 	int64_t		wait = IDLE_MS;
 
 	if (consumer->connection.nc == NULL)
-		wait = consumer->connect_due - now;
+		wait = consumer->io.connect_due - now;
 	else if (consumer->request == 0 && consumer->reading == JET_READ_LOOK)
 		wait = consumer->look_due - now;
 	else if (consumer->request == 0 && consumer->reading == JET_READ_READY && seek_came(consumer))
@@ -536,7 +531,7 @@ reader_sleep(OutboxConsumer *consumer)
 	if (wait > IDLE_MS)
 		wait = IDLE_MS;
 	if (poll(fds, 2, wait < 0 ? 0 : (int) wait) > 0)
-		thread_drain(consumer->io_fd);
+		thread_drain(consumer->io.io_fd);
 	return (fds[1].revents & ~POLLOUT) != 0;
 }
 
@@ -556,9 +551,9 @@ jet_reader_main(void *arg)
 		if (consumer->connection.nc != NULL)
 			work(consumer, readable);
 		readable = reader_sleep(consumer);
-		pthread_mutex_lock(&consumer->lock);
-		stop = consumer->stop;
-		pthread_mutex_unlock(&consumer->lock);
+		pthread_mutex_lock(&consumer->io.lock);
+		stop = consumer->io.stop;
+		pthread_mutex_unlock(&consumer->io.lock);
 	}
 	if (consumer->connection.nc != NULL)
 	{
@@ -567,9 +562,6 @@ jet_reader_main(void *arg)
 	}
 	jet_stop_deliveries(consumer);
 	jet_disconnect(&consumer->connection);
-	pthread_mutex_lock(&consumer->lock);
-	consumer->ended = true;
-	pthread_cond_signal(&consumer->ended_cond);
-	pthread_mutex_unlock(&consumer->lock);
+	io_thread_ended(&consumer->io);
 	return NULL;
 }

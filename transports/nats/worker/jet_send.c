@@ -113,13 +113,13 @@ hand_over(OutboxClient *client, JetRecord *record)
 	record->topic->pending++;
 	client->accepted++;
 	client->bytes += record->bytes;
-	pthread_mutex_lock(&client->lock);
+	pthread_mutex_lock(&client->io.lock);
 	jet_list_append(&client->incoming, record);
 	wake = client->io_sleeps;
 	client->io_sleeps = false;
-	pthread_mutex_unlock(&client->lock);
+	pthread_mutex_unlock(&client->io.lock);
 	if (wake)
-		thread_wake(client->io_fd);
+		thread_wake(client->io.io_fd);
 }
 
 /* See transport.h. */
@@ -138,9 +138,9 @@ jet_send(OutboxClient *client, const OutboxRecord *record, OutboxError *error)
 		return error_set(error, OUTBOX_RETRY, "MEMORY", "out of memory", NULL);
 	if (atomic_load(&topic->state) == JET_TOPIC_FAILED)
 	{
-		pthread_mutex_lock(&client->lock);
+		pthread_mutex_lock(&client->io.lock);
 		*error = topic->error;
-		pthread_mutex_unlock(&client->lock);
+		pthread_mutex_unlock(&client->io.lock);
 		return OUTBOX_TOPIC;
 	}
 	if (client->accepted > 0 && client->bytes + bytes > client->max_bytes)
@@ -167,19 +167,19 @@ jet_poll(OutboxClient *client, OutboxReport *reports, int max)
 	JetRecord  *record;
 	int			n = 0;
 
-	thread_drain(client->fd);
+	thread_drain(client->io.fd);
 	while ((record = jet_list_take(&client->handed_out)) != NULL)
 		record_free(client, record);
 
-	pthread_mutex_lock(&client->lock);
+	pthread_mutex_lock(&client->io.lock);
 	while (n < max && (record = jet_list_take(&client->reports)) != NULL)
 	{
 		jet_list_append(&client->handed_out, record);
 		n++;
 	}
 	if (client->reports.first != NULL)
-		thread_wake(client->fd);	/* there is more */
-	pthread_mutex_unlock(&client->lock);
+		thread_wake(client->io.fd);	/* there is more */
+	pthread_mutex_unlock(&client->io.lock);
 
 	n = 0;
 	for (record = client->handed_out.first; record != NULL; record = record->next)

@@ -130,7 +130,7 @@ jet_hold(OutboxClient *client, JetRecord *record, const OutboxError *error)
 	int64_t		wait = (int64_t) MIN_REFUSED_MS << shift;
 
 	no_longer_alone(client, record);
-	jet_show_error(client, error);
+	io_show_error(&client->io, error);
 	if (atomic_load(&topic->state) == JET_TOPIC_FAILED)
 	{
 		give_back(client, record);
@@ -197,10 +197,10 @@ jet_topic_failed(OutboxClient *client, JetRecord *record, const OutboxError *err
 	JetTopic   *topic = record->topic;
 
 	no_longer_alone(client, record);
-	pthread_mutex_lock(&client->lock);
+	pthread_mutex_lock(&client->io.lock);
 	topic->error = *error;
 	topic->error.failure = OUTBOX_TOPIC;
-	pthread_mutex_unlock(&client->lock);
+	pthread_mutex_unlock(&client->io.lock);
 	atomic_store(&topic->state, JET_TOPIC_FAILED);
 	topic->trial = NULL;
 	give_back(client, record);

@@ -19,8 +19,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/eventfd.h>
-#include <unistd.h>
 
 #define LIST_PREFIX jet_arrivals
 #define LIST_TYPE JetArrivals
@@ -62,66 +60,48 @@ release(OutboxConsumer *consumer)
 	free(consumer->headers);
 	jet_connection_release(&consumer->connection);
 	jet_config_free(&consumer->config);
-	pthread_cond_destroy(&consumer->ended_cond);
-	pthread_mutex_destroy(&consumer->lock);
-	if (consumer->fd >= 0)
-		close(consumer->fd);
-	if (consumer->io_fd >= 0)
-		close(consumer->io_fd);
-	free(consumer);
+	io_thread_free(&consumer->io);
 }
 
+/* The topics to read; false: out of memory. */
 static bool
 set_topics(OutboxConsumer *consumer, const OutboxSourceConfig *config)
 {
+	char		filter[JET_MAX_SUBJECT];
+
 	consumer->topics = calloc(config->ntopics, sizeof(char *));
-	for (int i = 0; consumer->topics != NULL && i < config->ntopics; i++)
+	if (consumer->topics == NULL)
+		return false;
+	for (int i = 0; i < config->ntopics; i++)
 	{
 		consumer->topics[i] = strdup(config->topics[i]);
 		if (consumer->topics[i] == NULL)
 			return false;
 		consumer->ntopics++;
 	}
-	return consumer->topics != NULL;
+	consumer->exact = jet_topic_filter(consumer, filter, sizeof(filter));
+	return true;
 }
 
 static OutboxConsumer *
 source_open(const OutboxSourceConfig *config, OutboxError *error)
 {
-	OutboxConsumer *consumer = calloc(1, sizeof(OutboxConsumer));
+	OutboxConsumer *consumer = io_thread_new(sizeof(OutboxConsumer), error);
 
-	memset(error, 0, sizeof(*error));
 	if (consumer == NULL)
-	{
-		error_set(error, OUTBOX_FATAL, "MEMORY", "out of memory", NULL);
 		return NULL;
-	}
-	pthread_mutex_init(&consumer->lock, NULL);
-	thread_cond_init(&consumer->ended_cond);
 	consumer->max_bytes = config->max_bytes;
 	consumer->member = config->member == 0;
 	consumer->wanted = -1;
-	consumer->fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
-	consumer->io_fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
-	jet_connection_init(&consumer->connection, &consumer->config, consumer->io_fd);
-	if (!jet_config_parse(&consumer->config, config->client_id, NULL, config->noptions,
-						  config->options, error))
+	jet_connection_init(&consumer->connection, &consumer->config, consumer->io.io_fd);
+	if (jet_config_parse(&consumer->config, config->client_id, NULL, config->noptions,
+						 config->options, error))
 	{
-		release(consumer);
-		return NULL;
-	}
-	if (consumer->fd >= 0 && consumer->io_fd >= 0 && set_topics(consumer, config) &&
-		jet_library_open())
-	{
-		char		filter[JET_MAX_SUBJECT];
-
-		consumer->exact = jet_topic_filter(consumer, filter, sizeof(filter));
-		if (thread_start(&consumer->thread, jet_reader_main, consumer))
+		if (!set_topics(consumer, config))
+			error_set(error, OUTBOX_FATAL, "MEMORY", "out of memory", NULL);
+		else if (jet_thread_start(&consumer->io, jet_reader_main, error))
 			return consumer;
-		jet_library_close();
 	}
-	error_set(error, OUTBOX_FATAL, "RESOURCES", "could not create an eventfd or a thread",
-			  NULL);
 	release(consumer);
 	return NULL;
 }
@@ -129,30 +109,11 @@ source_open(const OutboxSourceConfig *config, OutboxError *error)
 static bool
 source_close(OutboxConsumer *consumer, int timeout_ms)
 {
-	pthread_mutex_lock(&consumer->lock);
-	consumer->stop = true;
-	pthread_mutex_unlock(&consumer->lock);
-	thread_wake(consumer->io_fd);
-	if (!thread_part(consumer->thread, thread_await(&consumer->lock, &consumer->ended_cond,
-													&consumer->ended, timeout_ms)))
+	if (!jet_thread_end(&consumer->io, timeout_ms))
 		return false;
 	release(consumer);
 	jet_library_close();
 	return true;
-}
-
-static int
-source_event_fd(OutboxConsumer *consumer)
-{
-	return consumer->fd;
-}
-
-static void
-source_status(OutboxConsumer *consumer, OutboxTransportStatus *status)
-{
-	pthread_mutex_lock(&consumer->lock);
-	*status = consumer->status;
-	pthread_mutex_unlock(&consumer->lock);
 }
 
 /* --- events --------------------------------------------------------------------------- */
@@ -177,7 +138,7 @@ take_out(OutboxConsumer *consumer, int max)
 		n++;
 	}
 	if (consumer->arrived.first != NULL)
-		thread_wake(consumer->fd); /* there is more */
+		thread_wake(consumer->io.fd); /* there is more */
 	return n;
 }
 
@@ -185,13 +146,13 @@ take_out(OutboxConsumer *consumer, int max)
 static void
 come_again(OutboxConsumer *consumer, int64_t from)
 {
-	pthread_mutex_lock(&consumer->lock);
+	pthread_mutex_lock(&consumer->io.lock);
 	free_all(consumer, &consumer->arrived);
 	consumer->wanted = from;
 	consumer->generation++;
 	consumer->passed = 0;
-	pthread_mutex_unlock(&consumer->lock);
-	thread_wake(consumer->io_fd);
+	pthread_mutex_unlock(&consumer->io.lock);
+	thread_wake(consumer->io.io_fd);
 }
 
 static OutboxSourceEvent
@@ -202,9 +163,9 @@ source_receive(OutboxConsumer *consumer, int max, const OutboxIncoming **message
 	int			taken = 0;
 	bool		room;
 
-	thread_drain(consumer->fd);
+	thread_drain(consumer->io.fd);
 	*n = 0;
-	pthread_mutex_lock(&consumer->lock);
+	pthread_mutex_lock(&consumer->io.lock);
 	room = consumer->held > consumer->max_bytes / 2;
 	free_all(consumer, &consumer->out);
 	if (!consumer->assigned)
@@ -226,9 +187,9 @@ source_receive(OutboxConsumer *consumer, int max, const OutboxIncoming **message
 		set_place(consumer, consumer->passed, places, n);
 	}
 	consumer->gap = false;
-	pthread_mutex_unlock(&consumer->lock);
+	pthread_mutex_unlock(&consumer->io.lock);
 	if (room)
-		thread_wake(consumer->io_fd);
+		thread_wake(consumer->io.io_fd);
 
 	if (event == OUTBOX_SOURCE_ASSIGN)
 	{
@@ -265,7 +226,7 @@ source_seek(OutboxConsumer *consumer, const OutboxPlace *places, int n, OutboxEr
 			return error_set(error, OUTBOX_FENCED, "FENCED", "the stream is not ours", NULL);
 	if (n == 0)
 		return OUTBOX_OK;
-	pthread_mutex_lock(&consumer->lock);
+	pthread_mutex_lock(&consumer->io.lock);
 	free_all(consumer, &consumer->arrived);
 	consumer->wanted = places[0].offset;
 	/* a crash may have come before we could say so */
@@ -275,10 +236,10 @@ source_seek(OutboxConsumer *consumer, const OutboxPlace *places, int n, OutboxEr
 	consumer->passed = 0;
 	snprintf(consumer->wanted_created, sizeof(consumer->wanted_created), "%s",
 			 places[0].incarnation ? places[0].incarnation : "");
-	pthread_mutex_unlock(&consumer->lock);
+	pthread_mutex_unlock(&consumer->io.lock);
 	consumer->paused = false;
 	consumer->handed = places[0].offset;
-	thread_wake(consumer->io_fd);
+	thread_wake(consumer->io.io_fd);
 	return OUTBOX_OK;
 }
 
@@ -289,7 +250,7 @@ source_pause(OutboxConsumer *consumer, const OutboxPlace *places, int n, bool pa
 	for (int i = 0; i < n; i++)
 		if (is_ours(consumer, places[i].topic, places[i].partition))
 			consumer->paused = paused;
-	thread_wake(consumer->fd);
+	thread_wake(consumer->io.fd);
 	return OUTBOX_OK;
 }
 
@@ -302,10 +263,10 @@ source_commit(OutboxConsumer *consumer, const OutboxPlace *places, int n, int wa
 	{
 		if (!is_ours(consumer, places[i].topic, places[i].partition))
 			return error_set(error, OUTBOX_FENCED, "FENCED", "the stream is not ours", NULL);
-		pthread_mutex_lock(&consumer->lock);
+		pthread_mutex_lock(&consumer->io.lock);
 		consumer->committed = (uint64_t) places[i].offset;
-		pthread_mutex_unlock(&consumer->lock);
-		thread_wake(consumer->io_fd);
+		pthread_mutex_unlock(&consumer->io.lock);
+		thread_wake(consumer->io.io_fd);
 	}
 	return OUTBOX_OK;
 }
@@ -330,7 +291,7 @@ source_find(OutboxConsumer *consumer, const char *topic, int32_t partition, Outb
 {
 	bool		known;
 
-	pthread_mutex_lock(&consumer->lock);
+	pthread_mutex_lock(&consumer->io.lock);
 	known = consumer->seen;
 	switch (from)
 	{
@@ -353,10 +314,10 @@ source_find(OutboxConsumer *consumer, const char *topic, int32_t partition, Outb
 			}
 			break;
 	}
-	pthread_mutex_unlock(&consumer->lock);
+	pthread_mutex_unlock(&consumer->io.lock);
 	if (known)
 		return OUTBOX_OK;
-	thread_wake(consumer->io_fd);
+	thread_wake(consumer->io.io_fd);
 	return not_yet(error);
 }
 
@@ -365,9 +326,9 @@ source_list(OutboxConsumer *consumer, const OutboxPlace **places, int *n, Outbox
 {
 	bool		seen;
 
-	pthread_mutex_lock(&consumer->lock);
+	pthread_mutex_lock(&consumer->io.lock);
 	seen = consumer->seen;
-	pthread_mutex_unlock(&consumer->lock);
+	pthread_mutex_unlock(&consumer->io.lock);
 	if (!seen)
 		return not_yet(error);
 	set_place(consumer, -1, places, n);
@@ -379,18 +340,18 @@ source_known_end(OutboxConsumer *consumer, const char *topic, int32_t partition)
 {
 	int64_t		end;
 
-	pthread_mutex_lock(&consumer->lock);
+	pthread_mutex_lock(&consumer->io.lock);
 	end = consumer->seen ? (int64_t) consumer->last_sequence + 1 : -1;
-	pthread_mutex_unlock(&consumer->lock);
+	pthread_mutex_unlock(&consumer->io.lock);
 	return end;
 }
 
 static void
 source_incarnation(OutboxConsumer *consumer, char *text)
 {
-	pthread_mutex_lock(&consumer->lock);
+	pthread_mutex_lock(&consumer->io.lock);
 	strcpy(text, consumer->created);
-	pthread_mutex_unlock(&consumer->lock);
+	pthread_mutex_unlock(&consumer->io.lock);
 }
 
 static bool
@@ -398,15 +359,15 @@ source_forgets(OutboxConsumer *consumer)
 {
 	bool		forgets;
 
-	pthread_mutex_lock(&consumer->lock);
+	pthread_mutex_lock(&consumer->io.lock);
 	forgets = consumer->work_queue;
-	pthread_mutex_unlock(&consumer->lock);
+	pthread_mutex_unlock(&consumer->io.lock);
 	return forgets;
 }
 
 const OutboxSource jet_source = {
 	.open = source_open,
-	.event_fd = source_event_fd,
+	.event_fd = io_consumer_event_fd,
 	.receive = source_receive,
 	.seek = source_seek,
 	.pause = source_pause,
@@ -415,7 +376,7 @@ const OutboxSource jet_source = {
 	.find = source_find,
 	.list = source_list,
 	.known_end = source_known_end,
-	.status = source_status,
+	.status = io_consumer_status,
 	.close = source_close,
 	.incarnation = source_incarnation,
 	.forgets = source_forgets,

@@ -76,15 +76,13 @@ typedef enum JetReading
 
 struct OutboxConsumer
 {
+	IoThread	io;
 	JetConfig	config;
 	int			ntopics;
 	char	  **topics;
 	bool		exact;			/* they are just what the server filters by */
 	bool		member;			/* the one that has the place */
 	size_t		max_bytes;
-	pthread_t	thread;
-	int			fd;				/* eventfd for main */
-	int			io_fd;			/* ... and for io */
 
 	/* main only */
 	bool		assigned;
@@ -97,13 +95,9 @@ struct OutboxConsumer
 	size_t		headers_size;
 	OutboxPlace place;
 
-	/* between the threads, guarded by lock */
-	pthread_mutex_t lock;
-	pthread_cond_t ended_cond;
+	/* between the threads, guarded by io.lock */
 	JetArrivals arrived;
 	size_t		held;			/* bytes of arrived and out */
-	bool		stop;
-	bool		ended;
 	bool		seen;			/* the stream is known */
 	bool		work_queue;		/* ... and forgets what is acknowledged; io
 								 * sets it, and may look without the lock */
@@ -122,7 +116,6 @@ struct OutboxConsumer
 	JetQuestion question;
 	int64_t		question_ms;
 	int64_t		answer;
-	OutboxTransportStatus status;
 
 	/* io only */
 	JetConnection connection;
@@ -134,8 +127,6 @@ struct OutboxConsumer
 	int64_t		asked_at;
 	uint64_t	request;
 	uint64_t	next_request;
-	int64_t		connect_due;
-	int			connect_wait;
 	bool		none_there;		/* the stream has none of the subjects */
 	bool		one_missing;	/* ... or not all of them */
 	uint64_t	following;		/* generation that is read */

@@ -238,7 +238,7 @@ jet_stream_failed(OutboxClient *client, const OutboxError *error)
 	client->phase = JET_LOOK;
 	client->look_due = thread_now_ms() + LOOK_AGAIN_MS;
 	jet_show_blocked(client);
-	jet_show_error(client, error);
+	io_show_error(&client->io, error);
 }
 
 static bool

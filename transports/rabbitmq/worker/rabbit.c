@@ -10,27 +10,25 @@
 #include "rabbit.h"
 
 #include <stdlib.h>
-#include <string.h>
-#include <sys/eventfd.h>
-#include <unistd.h>
 
 /*
- * A thread was told to end: wait for it, half of the time patiently, then with
- * its connection cut off.  False: it still runs, with its memory, and the
- * process has to exit.
+ * Have a thread end: wait for it, half of the time patiently, then with its
+ * connection cut off.  False: it still runs, with its memory, and the process
+ * has to exit.
  */
 bool
-rabbit_thread_end(pthread_t thread, pthread_mutex_t *lock, pthread_cond_t *cond,
-				  const bool *ended, RabbitConnection *connection, int timeout_ms)
+rabbit_thread_end(IoThread *io, RabbitConnection *connection, int timeout_ms)
 {
-	bool		done = thread_await(lock, cond, ended, timeout_ms / 2);
+	bool		done;
 
+	io_thread_stop(io);
+	done = io_thread_await(io, timeout_ms / 2);
 	if (!done)
 	{
 		rabbit_connection_cut(connection);
-		done = thread_await(lock, cond, ended, timeout_ms / 2);
+		done = io_thread_await(io, timeout_ms / 2);
 	}
-	return thread_part(thread, done);
+	return thread_part(io->thread, done);
 }
 
 static void
@@ -44,64 +42,31 @@ release(OutboxClient *client)
 	rabbit_keys_free(&client->keys);
 	rabbit_config_free(&client->config);
 	rabbit_connection_release(&client->connection);
-	pthread_cond_destroy(&client->ended_cond);
-	pthread_mutex_destroy(&client->lock);
-	if (client->fd >= 0)
-		close(client->fd);
-	if (client->io_fd >= 0)
-		close(client->io_fd);
-	free(client);
+	io_thread_free(&client->io);
 }
 
 /* See transport.h.  Connecting goes on in the background. */
 static OutboxClient *
 rabbit_open(const OutboxTransportConfig *config, OutboxError *error)
 {
-	OutboxClient *client = calloc(1, sizeof(OutboxClient));
+	OutboxClient *client = io_thread_new(sizeof(OutboxClient), error);
 
-	memset(error, 0, sizeof(*error));
 	if (client == NULL)
-	{
-		error_set(error, OUTBOX_FATAL, "MEMORY", "out of memory", NULL);
 		return NULL;
-	}
-	pthread_mutex_init(&client->lock, NULL);
-	thread_cond_init(&client->ended_cond);
 	rabbit_connection_init(&client->connection, &client->config);
 	client->max_bytes = config->max_bytes;
 	client->alone_limit = RABBIT_NALONE;
 	client->taken = RABBIT_SAFE_SIZE;
-	client->fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
-	client->io_fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
-	if (!rabbit_config_parse(&client->config, config->client_id, config->noptions,
-							 config->options, error))
+	if (rabbit_config_parse(&client->config, config->client_id, config->noptions,
+							config->options, error))
 	{
-		release(client);
-		return NULL;
+		if (!rabbit_keys_init(&client->keys))
+			error_set(error, OUTBOX_FATAL, "MEMORY", "out of memory", NULL);
+		else if (io_thread_start(&client->io, rabbit_io_main, error))
+			return client;
 	}
-	if (client->fd < 0 || client->io_fd < 0 || !rabbit_keys_init(&client->keys) ||
-		!thread_start(&client->thread, rabbit_io_main, client))
-	{
-		error_set(error, OUTBOX_FATAL, "RESOURCES",
-				  "could not create an eventfd or a thread", NULL);
-		release(client);
-		return NULL;
-	}
-	return client;
-}
-
-static int
-rabbit_event_fd(OutboxClient *client)
-{
-	return client->fd;
-}
-
-static void
-rabbit_status(OutboxClient *client, OutboxTransportStatus *status)
-{
-	pthread_mutex_lock(&client->lock);
-	*status = client->status;
-	pthread_mutex_unlock(&client->lock);
+	release(client);
+	return NULL;
 }
 
 /* Nothing lingers. */
@@ -113,23 +78,18 @@ rabbit_flush(OutboxClient *client)
 static void
 rabbit_purge(OutboxClient *client, bool in_flight)
 {
-	pthread_mutex_lock(&client->lock);
+	pthread_mutex_lock(&client->io.lock);
 	client->purge_queued = true;
 	if (in_flight)
 		client->purge_all = true;
-	pthread_mutex_unlock(&client->lock);
-	thread_wake(client->io_fd);
+	pthread_mutex_unlock(&client->io.lock);
+	thread_wake(client->io.io_fd);
 }
 
 static bool
 rabbit_close(OutboxClient *client, int timeout_ms)
 {
-	pthread_mutex_lock(&client->lock);
-	client->stop = true;
-	pthread_mutex_unlock(&client->lock);
-	thread_wake(client->io_fd);
-	if (!rabbit_thread_end(client->thread, &client->lock, &client->ended_cond,
-						   &client->ended, &client->connection, timeout_ms))
+	if (!rabbit_thread_end(&client->io, &client->connection, timeout_ms))
 		return false;
 	release(client);
 	return true;
@@ -149,10 +109,10 @@ const OutboxTransport rabbit_transport = {
 	.abi = OUTBOX_TRANSPORT_ABI,
 	.name = "rabbitmq",
 	.open = rabbit_open,
-	.event_fd = rabbit_event_fd,
+	.event_fd = io_client_event_fd,
 	.send = rabbit_send,
 	.poll = rabbit_poll,
-	.status = rabbit_status,
+	.status = io_client_status,
 	.probe_topic = rabbit_probe_topic,
 	.flush = rabbit_flush,
 	.purge = rabbit_purge,

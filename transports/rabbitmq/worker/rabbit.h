@@ -35,6 +35,7 @@
 #include <amqp_framing.h>
 
 #include "common/error.h"
+#include "common/io_thread.h"
 #include "common/settings.h"
 #include "common/thread.h"
 #include "transport/source.h"
@@ -215,11 +216,9 @@ typedef enum RabbitExchangeState
 
 struct OutboxClient
 {
+	IoThread	io;
 	RabbitConfig config;
 	size_t		max_bytes;
-	pthread_t	thread;
-	int			fd;				/* eventfd for main */
-	int			io_fd;			/* ... and for io */
 
 	/* main only */
 	RabbitTopic *topics[RABBIT_TOPIC_BUCKETS];
@@ -229,17 +228,12 @@ struct OutboxClient
 	RabbitRecord *spare;		/* freed ones */
 	uint64_t	accepted;		/* not reported */
 
-	/* between the threads, guarded by lock */
-	pthread_mutex_t lock;
-	pthread_cond_t ended_cond;
+	/* between the threads, guarded by io.lock */
 	RabbitList	incoming;
 	RabbitList	reports;
 	bool		io_sleeps;
-	bool		stop;
 	bool		purge_queued;
 	bool		purge_all;
-	bool		ended;			/* the thread's last act */
-	OutboxTransportStatus status;
 
 	/* io only */
 	RabbitConnection connection;
@@ -249,8 +243,6 @@ struct OutboxClient
 	bool		blocked;		/* by an alarm of the broker */
 	bool		blamed;			/* the exchange is missing */
 	bool		accused;		/* a record made the broker end the connection */
-	int64_t		connect_due;
-	int			connect_wait;
 	RabbitKeys	keys;
 	RabbitList	ready;			/* to be published */
 	RabbitList	alone;			/* ... one at a time */
@@ -324,7 +316,6 @@ extern bool rabbit_look_for_exchange(OutboxClient *client);
 
 /* rabbit_io.c: io */
 extern void *rabbit_io_main(void *arg);
-extern void rabbit_show_error(OutboxClient *client, const OutboxError *error);
 extern void rabbit_show_blocked(OutboxClient *client);
 
 /* rabbit_source.c */
@@ -332,8 +323,6 @@ extern const OutboxSource rabbit_source;
 
 /* rabbit.c */
 extern const OutboxTransport rabbit_transport;
-extern bool rabbit_thread_end(pthread_t thread, pthread_mutex_t *lock,
-							  pthread_cond_t *cond, const bool *ended,
-							  RabbitConnection *connection, int timeout_ms);
+extern bool rabbit_thread_end(IoThread *io, RabbitConnection *connection, int timeout_ms);
 
 #endif							/* OUTBOX_RABBIT_H */

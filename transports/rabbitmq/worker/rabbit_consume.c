@@ -30,24 +30,12 @@
 #define PREFETCH		2000
 #define IDLE_MS			1000
 #define LOOK_AGAIN_MS	1000
-#define MIN_CONNECT_MS	100
-#define MAX_CONNECT_MS	5000
 #define FIRST_CHANNEL	1
 
 static amqp_channel_t
 channel_of(int queue)
 {
 	return (amqp_channel_t) (FIRST_CHANNEL + queue);
-}
-
-static void
-show_error(OutboxConsumer *consumer, const OutboxError *error)
-{
-	pthread_mutex_lock(&consumer->lock);
-	consumer->status.error = *error;
-	consumer->status.nerrors++;
-	pthread_mutex_unlock(&consumer->lock);
-	thread_wake(consumer->fd);
 }
 
 /* --- queues --------------------------------------------------------------------------- */
@@ -99,15 +87,15 @@ queue_looked_for(OutboxConsumer *consumer, int queue, bool there)
 {
 	bool		listed = true;
 
-	pthread_mutex_lock(&consumer->lock);
+	pthread_mutex_lock(&consumer->io.lock);
 	consumer->queues[queue].there = there;
 	if (!there)
 		consumer->queues[queue].look_due = thread_now_ms() + LOOK_AGAIN_MS;
 	for (int i = 0; i < consumer->nqueues; i++)
 		listed = listed && (consumer->queues[i].there || consumer->queues[i].look_due > 0);
 	consumer->listed = consumer->listed || listed;
-	pthread_mutex_unlock(&consumer->lock);
-	thread_wake(consumer->fd);
+	pthread_mutex_unlock(&consumer->io.lock);
+	thread_wake(consumer->io.fd);
 }
 
 /* Acks, queues to be consumed or looked for; false: the connection is gone. */
@@ -122,10 +110,10 @@ tend_queues(OutboxConsumer *consumer)
 		uint64_t	ack;
 		bool		wanted;
 
-		pthread_mutex_lock(&consumer->lock);
+		pthread_mutex_lock(&consumer->io.lock);
 		ack = queue->ack;
 		wanted = queue->wanted;
-		pthread_mutex_unlock(&consumer->lock);
+		pthread_mutex_unlock(&consumer->io.lock);
 		if (ack > queue->acked)
 		{
 			amqp_basic_ack_t m = {ack, 1};
@@ -160,9 +148,9 @@ connection_lost(OutboxConsumer *consumer, const OutboxError *error)
 	RabbitDelivery *delivery;
 
 	rabbit_disconnect(&consumer->connection, false);
-	consumer->connect_due = thread_now_ms() + MIN_CONNECT_MS;
-	pthread_mutex_lock(&consumer->lock);
-	consumer->connected = consumer->status.connected = consumer->listed = false;
+	io_connect_soon(&consumer->io);
+	pthread_mutex_lock(&consumer->io.lock);
+	consumer->connected = consumer->io.status.connected = consumer->listed = false;
 	while ((delivery = rabbit_deliveries_take(&consumer->arrived)) != NULL)
 	{
 		atomic_fetch_sub(&consumer->held, delivery->bytes);
@@ -178,8 +166,8 @@ connection_lost(OutboxConsumer *consumer, const OutboxError *error)
 		queue->acked = queue->ack = 0;
 		queue->there = queue->wanted = false;
 	}
-	pthread_mutex_unlock(&consumer->lock);
-	show_error(consumer, error);
+	pthread_mutex_unlock(&consumer->io.lock);
+	io_show_error(&consumer->io, error);
 }
 
 static void
@@ -187,24 +175,20 @@ connect_in_time(OutboxConsumer *consumer)
 {
 	OutboxError error;
 
-	if (thread_now_ms() < consumer->connect_due)
+	if (thread_now_ms() < consumer->io.connect_due)
 		return;
 	if (rabbit_connect(&consumer->connection, &error))
 	{
-		consumer->connect_wait = 0;
+		consumer->io.connect_wait = 0;
 		consumer->heartbeat_due = 0;
-		pthread_mutex_lock(&consumer->lock);
-		consumer->connected = consumer->status.connected = consumer->status.was_connected = true;
+		pthread_mutex_lock(&consumer->io.lock);
+		consumer->connected = consumer->io.status.connected = consumer->io.status.was_connected = true;
 		consumer->up++;
-		pthread_mutex_unlock(&consumer->lock);
+		pthread_mutex_unlock(&consumer->io.lock);
 		return;
 	}
-	consumer->connect_wait = consumer->connect_wait == 0 ? MIN_CONNECT_MS :
-		consumer->connect_wait * 2;
-	if (consumer->connect_wait > MAX_CONNECT_MS)
-		consumer->connect_wait = MAX_CONNECT_MS;
-	consumer->connect_due = thread_now_ms() + consumer->connect_wait;
-	show_error(consumer, &error);
+	io_connect_later(&consumer->io);
+	io_show_error(&consumer->io, &error);
 }
 
 /* --- frames ---------------------------------------------------------------------------------- */
@@ -232,7 +216,7 @@ channel_closed(OutboxConsumer *consumer, int number, const amqp_channel_close_t 
 	queue->state = RABBIT_QUEUE_CLOSED;
 	/* said once: it is looked for again and again */
 	if (queue->look_due == 0)
-		show_error(consumer, error);
+		io_show_error(&consumer->io, error);
 	queue_looked_for(consumer, number, false);
 	return true;
 }
@@ -246,9 +230,9 @@ complete(OutboxConsumer *consumer, RabbitQueue *queue)
 	if (delivery->incoming.payload != NULL)
 		delivery->incoming.payload = delivery->body ? delivery->body : "";
 	atomic_fetch_add(&consumer->held, delivery->bytes);
-	pthread_mutex_lock(&consumer->lock);
+	pthread_mutex_lock(&consumer->io.lock);
 	rabbit_deliveries_append(&consumer->arrived, delivery);
-	pthread_mutex_unlock(&consumer->lock);
+	pthread_mutex_unlock(&consumer->io.lock);
 }
 
 /* False: the connection is to be ended, with *error. */
@@ -363,7 +347,7 @@ read_frames(OutboxConsumer *consumer, OutboxError *error)
 		amqp_maybe_release_buffers_on_channel(consumer->connection.state, frame.channel);
 	}
 	if (some)
-		thread_wake(consumer->fd);
+		thread_wake(consumer->io.fd);
 	return true;
 }
 
@@ -400,7 +384,7 @@ work(OutboxConsumer *consumer)
 static void
 io_sleep(OutboxConsumer *consumer)
 {
-	struct pollfd fds[2] = {{consumer->io_fd, POLLIN, 0}, {-1, POLLIN, 0}};
+	struct pollfd fds[2] = {{consumer->io.io_fd, POLLIN, 0}, {-1, POLLIN, 0}};
 	int			wait = consumer->config.heartbeat * 250;
 	bool		sleep;
 
@@ -408,19 +392,19 @@ io_sleep(OutboxConsumer *consumer)
 		wait = IDLE_MS;
 	if (consumer->connection.state == NULL)
 	{
-		int64_t		left = consumer->connect_due - thread_now_ms();
+		int64_t		left = consumer->io.connect_due - thread_now_ms();
 
 		wait = left < 0 ? 0 : left < wait ? (int) left : wait;
 	}
 	else if (!is_full(consumer))
 		fds[1].fd = amqp_get_sockfd(consumer->connection.state);
-	pthread_mutex_lock(&consumer->lock);
-	sleep = !consumer->stop && consumer->io_sleeps;
-	pthread_mutex_unlock(&consumer->lock);
+	pthread_mutex_lock(&consumer->io.lock);
+	sleep = !consumer->io.stop && consumer->io_sleeps;
+	pthread_mutex_unlock(&consumer->io.lock);
 	if (!sleep)
 		return;
 	(void) poll(fds, 2, wait);
-	thread_drain(consumer->io_fd);
+	thread_drain(consumer->io.io_fd);
 }
 
 /* The thread's main function.  io_sleeps: nothing was asked for since the turn began. */
@@ -432,10 +416,10 @@ rabbit_consume_main(void *arg)
 
 	while (!stop)
 	{
-		pthread_mutex_lock(&consumer->lock);
-		stop = consumer->stop;
+		pthread_mutex_lock(&consumer->io.lock);
+		stop = consumer->io.stop;
 		consumer->io_sleeps = true;
-		pthread_mutex_unlock(&consumer->lock);
+		pthread_mutex_unlock(&consumer->io.lock);
 		if (consumer->connection.state == NULL && !stop)
 			connect_in_time(consumer);
 		if (consumer->connection.state != NULL && !stop)
@@ -448,9 +432,6 @@ rabbit_consume_main(void *arg)
 	rabbit_disconnect(&consumer->connection, true);
 	for (int i = 0; i < consumer->nqueues; i++)
 		drop_coming(&consumer->queues[i]);
-	pthread_mutex_lock(&consumer->lock);
-	consumer->ended = true;
-	pthread_cond_signal(&consumer->ended_cond);
-	pthread_mutex_unlock(&consumer->lock);
+	io_thread_ended(&consumer->io);
 	return NULL;
 }

@@ -18,40 +18,16 @@
 #include <string.h>
 
 #define IDLE_MS				1000
-#define MIN_CONNECT_MS		100
-#define MAX_CONNECT_MS		5000
 #define HEARTBEAT_SHARE		4		/* turns in one, at least */
-
-/* Show an error, which is new. */
-void
-rabbit_show_error(OutboxClient *client, const OutboxError *error)
-{
-	pthread_mutex_lock(&client->lock);
-	client->status.error = *error;
-	client->status.nerrors++;
-	pthread_mutex_unlock(&client->lock);
-	thread_wake(client->fd);
-}
 
 /* Show whether the broker takes messages. */
 void
 rabbit_show_blocked(OutboxClient *client)
 {
-	pthread_mutex_lock(&client->lock);
-	client->status.blocked = client->blocked || client->blamed;
-	pthread_mutex_unlock(&client->lock);
-	thread_wake(client->fd);
-}
-
-static void
-show_connected(OutboxClient *client, bool connected)
-{
-	pthread_mutex_lock(&client->lock);
-	client->status.connected = connected;
-	if (connected)
-		client->status.was_connected = true;
-	pthread_mutex_unlock(&client->lock);
-	thread_wake(client->fd);
+	pthread_mutex_lock(&client->io.lock);
+	client->io.status.blocked = client->blocked || client->blamed;
+	pthread_mutex_unlock(&client->io.lock);
+	thread_wake(client->io.fd);
 }
 
 /*
@@ -83,10 +59,10 @@ connection_lost(OutboxClient *client, const OutboxError *error)
 	if (hunt)
 		client->alone_limit = 1;
 	rabbit_disconnect(&client->connection, false);
-	client->connect_due = thread_now_ms() + MIN_CONNECT_MS;
-	show_connected(client, false);
+	io_connect_soon(&client->io);
+	io_show_connected(&client->io, false);
 	rabbit_show_blocked(client);
-	rabbit_show_error(client, error);
+	io_show_error(&client->io, error);
 }
 
 /* Try to connect when it is time to. */
@@ -95,12 +71,12 @@ connect_in_time(OutboxClient *client)
 {
 	OutboxError error;
 
-	if (thread_now_ms() < client->connect_due)
+	if (thread_now_ms() < client->io.connect_due)
 		return;
 	if (rabbit_connect(&client->connection, &error))
 	{
-		client->connect_wait = 0;
-		show_connected(client, true);
+		client->io.connect_wait = 0;
+		io_show_connected(&client->io, true);
 		if (!rabbit_open_channels(client))
 		{
 			error_set(&error, OUTBOX_RETRY, "TRANSPORT",
@@ -109,12 +85,8 @@ connect_in_time(OutboxClient *client)
 		}
 		return;
 	}
-	client->connect_wait = client->connect_wait == 0 ? MIN_CONNECT_MS :
-		client->connect_wait * 2;
-	if (client->connect_wait > MAX_CONNECT_MS)
-		client->connect_wait = MAX_CONNECT_MS;
-	client->connect_due = thread_now_ms() + client->connect_wait;
-	rabbit_show_error(client, &error);
+	io_connect_later(&client->io);
+	io_show_error(&client->io, &error);
 }
 
 /* One turn with a connection. */
@@ -139,24 +111,24 @@ hand_back(OutboxClient *client)
 {
 	if (client->done.first == NULL)
 		return;
-	pthread_mutex_lock(&client->lock);
+	pthread_mutex_lock(&client->io.lock);
 	rabbit_list_splice(&client->reports, &client->done);
-	pthread_mutex_unlock(&client->lock);
-	thread_wake(client->fd);
+	pthread_mutex_unlock(&client->io.lock);
+	thread_wake(client->io.fd);
 }
 
 /* Sleep until there is something to do. */
 static void
 io_sleep(OutboxClient *client, int64_t retry_due)
 {
-	struct pollfd fds[2] = {{client->io_fd, POLLIN, 0}, {-1, POLLIN, 0}};
+	struct pollfd fds[2] = {{client->io.io_fd, POLLIN, 0}, {-1, POLLIN, 0}};
 	int64_t		now = thread_now_ms();
 	int			wait = client->config.heartbeat * 1000 / HEARTBEAT_SHARE;
 	bool		sleep;
 
 	wait = thread_wait_until(wait < IDLE_MS ? wait : IDLE_MS, retry_due, now);
 	if (client->connection.state == NULL)
-		wait = thread_wait_until(wait, client->connect_due, now);
+		wait = thread_wait_until(wait, client->io.connect_due, now);
 	else
 	{
 		fds[1].fd = amqp_get_sockfd(client->connection.state);
@@ -166,14 +138,14 @@ io_sleep(OutboxClient *client, int64_t retry_due)
 			client->channels[RABBIT_CONTROL].state == RABBIT_CHANNEL_OPEN)
 			wait = thread_wait_until(wait, client->exchange_due, now);
 	}
-	pthread_mutex_lock(&client->lock);
-	sleep = client->incoming.first == NULL && !client->stop;
+	pthread_mutex_lock(&client->io.lock);
+	sleep = client->incoming.first == NULL && !client->io.stop;
 	client->io_sleeps = sleep;
-	pthread_mutex_unlock(&client->lock);
+	pthread_mutex_unlock(&client->io.lock);
 	if (!sleep)
 		return;
 	(void) poll(fds, 2, wait);
-	thread_drain(client->io_fd);
+	thread_drain(client->io.io_fd);
 }
 
 /* What main wants; false: that we end. */
@@ -182,14 +154,14 @@ take_orders(OutboxClient *client, RabbitList *incoming, bool *purge, bool *all)
 {
 	bool		stop;
 
-	pthread_mutex_lock(&client->lock);
+	pthread_mutex_lock(&client->io.lock);
 	*incoming = client->incoming;
 	client->incoming.first = client->incoming.last = NULL;
 	client->io_sleeps = false;
 	*purge = client->purge_queued;
 	*all = client->purge_all;
-	stop = client->stop;
-	pthread_mutex_unlock(&client->lock);
+	stop = client->io.stop;
+	pthread_mutex_unlock(&client->io.lock);
 	return !stop;
 }
 
@@ -220,9 +192,6 @@ rabbit_io_main(void *arg)
 		io_sleep(client, retry_due);
 	}
 	rabbit_disconnect(&client->connection, !client->blocked);
-	pthread_mutex_lock(&client->lock);
-	client->ended = true;
-	pthread_cond_signal(&client->ended_cond);
-	pthread_mutex_unlock(&client->lock);
+	io_thread_ended(&client->io);
 	return NULL;
 }

@@ -203,13 +203,13 @@ hand_over(OutboxClient *client, RabbitRecord *record)
 	record->topic->pending++;
 	client->accepted++;
 	client->bytes += record->bytes;
-	pthread_mutex_lock(&client->lock);
+	pthread_mutex_lock(&client->io.lock);
 	rabbit_list_append(&client->incoming, record);
 	wake = client->io_sleeps;
 	client->io_sleeps = false;
-	pthread_mutex_unlock(&client->lock);
+	pthread_mutex_unlock(&client->io.lock);
 	if (wake)
-		thread_wake(client->io_fd);
+		thread_wake(client->io.io_fd);
 }
 
 /* See transport.h. */
@@ -227,9 +227,9 @@ rabbit_send(OutboxClient *client, const OutboxRecord *record, OutboxError *error
 		return error_set(error, OUTBOX_RETRY, "MEMORY", "out of memory", NULL);
 	if (atomic_load(&topic->state) == RABBIT_TOPIC_FAILED)
 	{
-		pthread_mutex_lock(&client->lock);
+		pthread_mutex_lock(&client->io.lock);
 		*error = topic->error;
-		pthread_mutex_unlock(&client->lock);
+		pthread_mutex_unlock(&client->io.lock);
 		return OUTBOX_TOPIC;
 	}
 	mine = record_new(client, record->nheaders + 3);
@@ -255,20 +255,20 @@ rabbit_poll(OutboxClient *client, OutboxReport *reports, int max)
 	RabbitRecord *record;
 	int			n = 0;
 
-	thread_drain(client->fd);
+	thread_drain(client->io.fd);
 	rabbit_connection_watch(&client->connection);
 	while ((record = rabbit_list_take(&client->handed_out)) != NULL)
 		record_free(client, record);
 
-	pthread_mutex_lock(&client->lock);
+	pthread_mutex_lock(&client->io.lock);
 	while (n < max && (record = rabbit_list_take(&client->reports)) != NULL)
 	{
 		rabbit_list_append(&client->handed_out, record);
 		n++;
 	}
 	if (client->reports.first != NULL)
-		thread_wake(client->fd);	/* there is more */
-	pthread_mutex_unlock(&client->lock);
+		thread_wake(client->io.fd);	/* there is more */
+	pthread_mutex_unlock(&client->io.lock);
 
 	n = 0;
 	for (record = client->handed_out.first; record != NULL; record = record->next)

@@ -163,10 +163,10 @@ rabbit_topic_failed(OutboxClient *client, RabbitTopic *topic, const OutboxError 
 {
 	RabbitRecord *record;
 
-	pthread_mutex_lock(&client->lock);
+	pthread_mutex_lock(&client->io.lock);
 	topic->error = *error;
 	topic->error.failure = OUTBOX_TOPIC;
-	pthread_mutex_unlock(&client->lock);
+	pthread_mutex_unlock(&client->io.lock);
 	atomic_store(&topic->state, RABBIT_TOPIC_FAILED);
 	topic->trial = NULL;
 	sweep(client, &client->ready, topic);
@@ -297,7 +297,7 @@ refused(OutboxClient *client, RabbitRecord *record)
 			 record->topic->name);
 	error_set(&error, OUTBOX_RETRY, "NACK", text,
 			  "It is sent again. Is a queue full that rejects what is published?");
-	rabbit_show_error(client, &error);
+	io_show_error(&client->io, &error);
 }
 
 /* basic.ack or basic.nack. */

@@ -21,8 +21,6 @@
 
 #include <stdlib.h>
 #include <string.h>
-#include <sys/eventfd.h>
-#include <unistd.h>
 
 #define LIST_PREFIX rabbit_deliveries
 #define LIST_TYPE RabbitDeliveries
@@ -51,7 +49,7 @@ free_all(OutboxConsumer *consumer, RabbitDeliveries *list)
 		rabbit_delivery_free(delivery);
 	}
 	if (bytes > 0 && atomic_fetch_sub(&consumer->held, bytes) > consumer->max_bytes)
-		thread_wake(consumer->io_fd);
+		thread_wake(consumer->io.io_fd);
 }
 
 /* Something for the io thread to look at. */
@@ -59,7 +57,7 @@ static void
 nudge(OutboxConsumer *consumer)
 {
 	consumer->io_sleeps = false;
-	thread_wake(consumer->io_fd);
+	thread_wake(consumer->io.io_fd);
 }
 
 static RabbitQueue *
@@ -88,13 +86,7 @@ release(OutboxConsumer *consumer)
 	free(consumer->places);
 	rabbit_config_free(&consumer->config);
 	rabbit_connection_release(&consumer->connection);
-	pthread_cond_destroy(&consumer->ended_cond);
-	pthread_mutex_destroy(&consumer->lock);
-	if (consumer->fd >= 0)
-		close(consumer->fd);
-	if (consumer->io_fd >= 0)
-		close(consumer->io_fd);
-	free(consumer);
+	io_thread_free(&consumer->io);
 }
 
 /* The queues to consume; false: out of memory. */
@@ -120,56 +112,32 @@ set_queues(OutboxConsumer *consumer, const OutboxSourceConfig *config)
 static OutboxConsumer *
 source_open(const OutboxSourceConfig *config, OutboxError *error)
 {
-	OutboxConsumer *consumer = calloc(1, sizeof(OutboxConsumer));
+	OutboxConsumer *consumer = io_thread_new(sizeof(OutboxConsumer), error);
 
-	memset(error, 0, sizeof(*error));
 	if (consumer == NULL)
-	{
-		error_set(error, OUTBOX_FATAL, "MEMORY", "out of memory", NULL);
 		return NULL;
-	}
-	pthread_mutex_init(&consumer->lock, NULL);
-	thread_cond_init(&consumer->ended_cond);
 	rabbit_connection_init(&consumer->connection, &consumer->config);
 	consumer->max_bytes = config->max_bytes;
-	consumer->fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
-	consumer->io_fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
-	if (!rabbit_config_parse(&consumer->config, config->client_id, config->noptions,
-							 config->options, error))
+	if (rabbit_config_parse(&consumer->config, config->client_id, config->noptions,
+							config->options, error))
 	{
-		release(consumer);
-		return NULL;
+		if (!set_queues(consumer, config))
+			error_set(error, OUTBOX_FATAL, "MEMORY", "out of memory", NULL);
+		else if (io_thread_start(&consumer->io, rabbit_consume_main, error))
+			return consumer;
 	}
-	if (consumer->fd < 0 || consumer->io_fd < 0 || !set_queues(consumer, config) ||
-		!thread_start(&consumer->thread, rabbit_consume_main, consumer))
-	{
-		error_set(error, OUTBOX_FATAL, "RESOURCES",
-				  "could not get memory, an eventfd or a thread", NULL);
-		release(consumer);
-		return NULL;
-	}
-	return consumer;
+	release(consumer);
+	return NULL;
 }
 
 /* What was committed is acknowledged before the connection is closed. */
 static bool
 source_close(OutboxConsumer *consumer, int timeout_ms)
 {
-	pthread_mutex_lock(&consumer->lock);
-	consumer->stop = true;
-	nudge(consumer);
-	pthread_mutex_unlock(&consumer->lock);
-	if (!rabbit_thread_end(consumer->thread, &consumer->lock, &consumer->ended_cond,
-						   &consumer->ended, &consumer->connection, timeout_ms))
+	if (!rabbit_thread_end(&consumer->io, &consumer->connection, timeout_ms))
 		return false;
 	release(consumer);
 	return true;
-}
-
-static int
-source_event_fd(OutboxConsumer *consumer)
-{
-	return consumer->fd;
 }
 
 /* --- receiving ------------------------------------------------------------------------ */
@@ -288,13 +256,13 @@ source_receive(OutboxConsumer *consumer, int max, const OutboxIncoming **message
 	bool		lost;
 	int			assigned = 0;
 
-	thread_drain(consumer->fd);
+	thread_drain(consumer->io.fd);
 	rabbit_connection_watch(&consumer->connection);
 	free_all(consumer, &consumer->done);
 	*n = 0;
 	if (consumer->losing)
 		return OUTBOX_SOURCE_NOTHING;
-	pthread_mutex_lock(&consumer->lock);
+	pthread_mutex_lock(&consumer->io.lock);
 	lost = consumer->any_assigned &&
 		(!consumer->connected || consumer->up != consumer->generation);
 	if (!lost)
@@ -303,7 +271,7 @@ source_receive(OutboxConsumer *consumer, int max, const OutboxIncoming **message
 		assigned = assign(consumer);
 		take_arrived(consumer);
 	}
-	pthread_mutex_unlock(&consumer->lock);
+	pthread_mutex_unlock(&consumer->io.lock);
 	if (lost)
 		return lose(consumer, places, n);
 	if (assigned > 0)
@@ -353,7 +321,7 @@ source_seek(OutboxConsumer *consumer, const OutboxPlace *places, int n, OutboxEr
 {
 	bool		fenced = false;
 
-	pthread_mutex_lock(&consumer->lock);
+	pthread_mutex_lock(&consumer->io.lock);
 	for (int i = 0; i < n && !fenced; i++)
 	{
 		RabbitQueue *queue = queue_find(consumer, places[i].topic);
@@ -368,8 +336,8 @@ source_seek(OutboxConsumer *consumer, const OutboxPlace *places, int n, OutboxEr
 		queue->wanted = true;
 	}
 	nudge(consumer);
-	pthread_mutex_unlock(&consumer->lock);
-	thread_wake(consumer->fd);
+	pthread_mutex_unlock(&consumer->io.lock);
+	thread_wake(consumer->io.fd);
 	return fenced ? error_set(error, OUTBOX_FENCED, "GONE", "the connection was lost", NULL) :
 		OUTBOX_OK;
 }
@@ -386,7 +354,7 @@ source_pause(OutboxConsumer *consumer, const OutboxPlace *places, int n, bool pa
 			queue->paused = paused;
 	}
 	if (!paused)
-		thread_wake(consumer->fd);
+		thread_wake(consumer->io.fd);
 	return OUTBOX_OK;
 }
 
@@ -397,7 +365,7 @@ source_commit(OutboxConsumer *consumer, const OutboxPlace *places, int n, int wa
 {
 	bool		gone;
 
-	pthread_mutex_lock(&consumer->lock);
+	pthread_mutex_lock(&consumer->io.lock);
 	gone = is_gone(consumer);
 	for (int i = 0; i < n && !gone; i++)
 	{
@@ -414,7 +382,7 @@ source_commit(OutboxConsumer *consumer, const OutboxPlace *places, int n, int wa
 		}
 	}
 	nudge(consumer);
-	pthread_mutex_unlock(&consumer->lock);
+	pthread_mutex_unlock(&consumer->io.lock);
 	return gone ? error_set(error, OUTBOX_FENCED, "GONE", "the connection was lost", NULL) :
 		OUTBOX_OK;
 }
@@ -423,7 +391,7 @@ static void
 source_give_up(OutboxConsumer *consumer)
 {
 	consumer->losing = false;
-	thread_wake(consumer->fd);
+	thread_wake(consumer->io.fd);
 }
 
 /* A queue begins with what is in it, whatever is asked for. */
@@ -443,12 +411,12 @@ source_list(OutboxConsumer *consumer, const OutboxPlace **places, int *n, Outbox
 
 	*n = 0;
 	*places = consumer->places;
-	pthread_mutex_lock(&consumer->lock);
+	pthread_mutex_lock(&consumer->io.lock);
 	listed = consumer->listed;
 	for (int i = 0; i < consumer->nqueues; i++)
 		if (consumer->queues[i].there)
 			consumer->places[(*n)++] = (OutboxPlace) {consumer->queues[i].name, 0, -1};
-	pthread_mutex_unlock(&consumer->lock);
+	pthread_mutex_unlock(&consumer->io.lock);
 	return listed ? OUTBOX_OK : error_set(error, OUTBOX_RETRY, "", "", NULL);
 }
 
@@ -457,14 +425,6 @@ static int64_t
 source_known_end(OutboxConsumer *consumer, const char *topic, int32_t partition)
 {
 	return -1;
-}
-
-static void
-source_status(OutboxConsumer *consumer, OutboxTransportStatus *status)
-{
-	pthread_mutex_lock(&consumer->lock);
-	*status = consumer->status;
-	pthread_mutex_unlock(&consumer->lock);
 }
 
 /* A queue's messages are gone when they are acknowledged. */
@@ -476,7 +436,7 @@ source_forgets(OutboxConsumer *consumer)
 
 const OutboxSource rabbit_source = {
 	.open = source_open,
-	.event_fd = source_event_fd,
+	.event_fd = io_consumer_event_fd,
 	.receive = source_receive,
 	.seek = source_seek,
 	.pause = source_pause,
@@ -485,7 +445,7 @@ const OutboxSource rabbit_source = {
 	.find = source_find,
 	.list = source_list,
 	.known_end = source_known_end,
-	.status = source_status,
+	.status = io_consumer_status,
 	.close = source_close,
 	.forgets = source_forgets,
 	.own_numbers = true,

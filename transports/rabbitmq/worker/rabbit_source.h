@@ -57,7 +57,7 @@ typedef struct RabbitQueue
 	size_t		body_left;
 	bool		has_header;
 
-	/* guarded by lock */
+	/* guarded by the consumer's io.lock */
 	bool		there;			/* the broker has it, in this generation */
 	bool		wanted;			/* main has said where its numbers begin */
 	uint64_t	ack;			/* up to this tag */
@@ -74,11 +74,9 @@ typedef struct RabbitQueue
 
 struct OutboxConsumer
 {
+	IoThread	io;
 	RabbitConfig config;
 	size_t		max_bytes;
-	pthread_t	thread;
-	int			fd;
-	int			io_fd;
 	int			nqueues;
 	RabbitQueue *queues;
 
@@ -91,24 +89,17 @@ struct OutboxConsumer
 	int			out_size;
 	OutboxPlace *places;
 
-	/* guarded by lock */
-	pthread_mutex_t lock;
-	pthread_cond_t ended_cond;
+	/* guarded by io.lock */
 	bool		io_sleeps;
-	bool		stop;
-	bool		ended;
 	bool		listed;			/* all queues were looked for once */
 	uint64_t	up;				/* grows with each connection */
 	bool		connected;
 	RabbitDeliveries arrived;
-	OutboxTransportStatus status;
 
 	atomic_size_t held;			/* bytes that are received and not freed */
 
 	/* io only */
 	RabbitConnection connection;
-	int64_t		connect_due;
-	int			connect_wait;
 	int64_t		heartbeat_due;
 };
 
