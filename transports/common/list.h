@@ -4,7 +4,7 @@
  *	  Singly linked lists of one type of items: a template, used as
  *	  PostgreSQL's lib/simplehash.h is.
  *
- *	LIST_PREFIX		of the functions: jet_list makes jet_list_append()
+ *	LIST_PREFIX		of the functions: io_list makes io_list_append()
  *	LIST_TYPE		the list's type
  *	LIST_ITEM		the items' type, also the tag of its struct, with a member
  *					"next"; an item is in one list at a time

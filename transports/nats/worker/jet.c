@@ -34,65 +34,47 @@ jet_thread_end(IoThread *io, int timeout_ms)
 	return thread_part(io->thread, io_thread_await(io, timeout_ms));
 }
 
+static const IoKind kind = {
+	.record_size = sizeof(JetRecord),
+	.entry_size = sizeof(OutboxHeader),
+	.forget = jet_forget_id,
+};
+
 static void
 release(OutboxClient *client)
 {
 	/* the thread is no more: what it had is whoever's */
 	jet_purge_records(client, true);
-	jet_records_free(client);
 	jet_connection_release(&client->connection);
-	jet_keys_free(&client->keys);
 	jet_config_free(&client->config);
 	free(client->ring);
 	free(client->before);
-	io_thread_free(&client->io);
+	io_client_free(&client->io);
 }
 
 /* See transport.h.  Connecting goes on in the background. */
 static OutboxClient *
 jet_open(const OutboxTransportConfig *config, OutboxError *error)
 {
-	OutboxClient *client = io_thread_new(sizeof(OutboxClient), error);
+	OutboxClient *client = io_client_new(sizeof(OutboxClient), &kind, config->max_bytes, error);
 
 	if (client == NULL)
 		return NULL;
-	client->max_bytes = config->max_bytes;
 	client->chained = true;
 	client->unsure_base = UINT64_MAX;
-	jet_connection_init(&client->connection, &client->config, client->io.io_fd);
+	jet_connection_init(&client->connection, &client->config, client->io.thread.io_fd);
 	if (jet_config_parse(&client->config, config->client_id, config->topics, config->noptions,
-						 config->options, error))
-	{
-		if (!jet_keys_init(&client->keys))
-			error_set(error, OUTBOX_FATAL, "MEMORY", "out of memory", NULL);
-		else if (jet_thread_start(&client->io, jet_io_main, error))
-			return client;
-	}
+						 config->options, error) &&
+		jet_thread_start(&client->io.thread, jet_io_main, error))
+		return client;
 	release(client);
 	return NULL;
-}
-
-/* Nothing lingers. */
-static void
-jet_flush(OutboxClient *client)
-{
-}
-
-static void
-jet_purge(OutboxClient *client, bool in_flight)
-{
-	pthread_mutex_lock(&client->io.lock);
-	client->purge_queued = true;
-	if (in_flight)
-		client->purge_all = true;
-	pthread_mutex_unlock(&client->io.lock);
-	thread_wake(client->io.io_fd);
 }
 
 static bool
 jet_close(OutboxClient *client, int timeout_ms)
 {
-	if (!jet_thread_end(&client->io, timeout_ms))
+	if (!jet_thread_end(&client->io.thread, timeout_ms))
 		return false;
 	release(client);
 	jet_library_close();
@@ -115,15 +97,15 @@ const OutboxTransport jet_transport = {
 	.open = jet_open,
 	.event_fd = io_client_event_fd,
 	.send = jet_send,
-	.poll = jet_poll,
+	.poll = io_poll,
 	.status = io_client_status,
-	.probe_topic = jet_probe_topic,
-	.flush = jet_flush,
-	.purge = jet_purge,
+	.probe_topic = io_probe_topic,
+	.flush = io_flush,
+	.purge = io_purge,
 	.close = jet_close,
 	.topics_on_trial = true,
 	.version = jet_version,
-	.record_overhead = sizeof(JetRecord) + JET_USUAL_HEADERS * sizeof(OutboxHeader),
+	.record_overhead = sizeof(JetRecord) + IO_USUAL_ENTRIES * sizeof(OutboxHeader),
 	.header_overhead = sizeof(OutboxHeader),
 	.source = &jet_source,
 };

@@ -8,13 +8,8 @@
  * calls the library when there is something to read or write (its "external
  * event loop").  So nothing of it blocks, none of its threads touches our
  * memory but for one callback (jet_connect.c), and no byte is buffered where
- * we can't take it back.  Two threads meet here:
- *
- *	main	the relay: every function of the transport's table.  It hands
- *			records over by a list and is told by an eventfd; it waits for
- *			nothing but a lock that is held for a few instructions
- *	io		jet_io.c: connects, publishes, reads answers.  What it may touch
- *			without the lock is said at each member
+ * we can't take it back.  Which of the two threads may touch what: see
+ * io_thread.h and io_client.h.
  *
  * Reconnecting is ours: the library's own would send what it had buffered,
  * behind our back, before what must come first.
@@ -29,9 +24,7 @@
 #ifndef OUTBOX_JET_H
 #define OUTBOX_JET_H
 
-#include <pthread.h>
 #include <signal.h>
-#include <stdatomic.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -39,7 +32,7 @@
 #include <nats/nats.h>
 
 #include "common/error.h"
-#include "common/io_thread.h"
+#include "common/io_client.h"
 #include "common/settings.h"
 #include "common/thread.h"
 #include "transport/source.h"
@@ -54,7 +47,6 @@
 #define JET_CONTENT_HEADER		"content-type"
 
 #define JET_MAX_SUBJECT		2048
-#define JET_USUAL_HEADERS	8	/* records of these are kept for the next */
 #define JET_MAX_USED		256 /* messages that wait to be destroyed */
 
 /* Codes of JetStream's errors, of those that mean something to us. */
@@ -137,74 +129,17 @@ typedef struct JetAnswer
 	natsMsg    *msg;			/* to be let go when done */
 } JetAnswer;
 
-/* A topic that this client has used; lives as long as the client. */
-typedef enum JetTopicState
-{
-	JET_TOPIC_TRYING,			/* not known, or it has to wait: one record
-								 * goes ahead */
-	JET_TOPIC_FINE,
-	JET_TOPIC_FAILED			/* nobody takes it, or it is forbidden */
-} JetTopicState;
-
-struct JetRecord;
-
-#define LIST_PREFIX jet_list
-#define LIST_TYPE JetList
-#define LIST_ITEM JetRecord
-#define LIST_DECLARE
-#include "common/list.h"
-
-typedef struct JetTopic
-{
-	struct JetTopic *next;		/* in its hash bucket; main only */
-	int			pending;		/* sent and not reported; main only */
-	atomic_int	state;			/* io sets it, main only when nothing is
-								 * pending */
-	OutboxError error;			/* when FAILED; guarded by the client's lock */
-	uint64_t	given_back_known;	/* records refused or given back; main only */
-	uint64_t	given_back;		/* the same, io only: main may not know of all */
-	struct JetRecord *trial;	/* the one that goes ahead; io only */
-	JetList		waiting;		/* for that one; io only */
-	char		name[];
-} JetTopic;
-
-/* A record that main has handed over: io's until it is reported. */
+/* What is handed over to the io thread. */
 typedef struct JetRecord
 {
-	struct JetRecord *next;		/* in the list where it is */
-	JetTopic   *topic;
-	OutboxRecord data;			/* what it points to is borrowed, but for the
-								 * array of headers */
-	size_t		bytes;			/* ... so many of them, about */
+	IoRecord	io;
 	char	   *id;				/* its message id as a header's value; NULL:
 								 * none */
 	char		id_buffer[48];	/* ... when it is short; else malloc'd */
-	uint64_t	given_back_known;	/* of its topic, when it was sent */
-
-	/* io only */
-	bool		refused;		/* in the ring: by an answer; it was not stored */
-	uint64_t	hash;			/* of the key, see key_order.h */
-	struct JetRecord *hash_next;
-	JetList		followers;
-	bool		holds_key;
-	int			refusals;
-	int64_t		due;			/* ms, of its next try */
-
-	/* the report */
-	OutboxFailure failure;
-	char	   *answer;			/* malloc'd: the error's name, NUL, its text; or
-								 * NULL */
-
-	int			size;			/* room for headers */
-	OutboxHeader headers[];
+	bool		refused;		/* in the ring: by an answer; it was not stored;
+								 * io only */
+	OutboxHeader headers[];		/* those of io.data */
 } JetRecord;
-
-/* Keys that have a record on its way; io only. */
-#define ORDER_PREFIX jet
-#define ORDER_KEYS JetKeys
-#define ORDER_RECORD JetRecord
-#define ORDER_DECLARE
-#include "common/key_order.h"
 
 /* What the io thread is at; see jet_chain.c. */
 typedef enum JetPhase
@@ -217,28 +152,10 @@ typedef enum JetPhase
 	JET_DRAIN					/* until all on the wire is answered */
 } JetPhase;
 
-#define JET_TOPIC_BUCKETS	256
-
 struct OutboxClient
 {
-	IoThread	io;
+	IoClient	io;
 	JetConfig	config;
-	size_t		max_bytes;
-
-	/* main only */
-	JetTopic   *topics[JET_TOPIC_BUCKETS];
-	JetTopic   *last_topic;
-	size_t		bytes;			/* accepted, not reported */
-	uint64_t	accepted;		/* not reported */
-	JetList		handed_out;		/* by the last poll(), with their texts */
-	JetRecord  *spare;			/* freed ones */
-
-	/* between the threads, guarded by io.lock */
-	JetList		incoming;
-	JetList		reports;
-	bool		io_sleeps;
-	bool		purge_queued;
-	bool		purge_all;
 
 	/* io only */
 	JetConnection connection;
@@ -252,7 +169,7 @@ struct OutboxClient
 	int64_t		max_msg_size;	/* of the stream; -1: none */
 
 	/* what is on the wire: by number, NULL: settled */
-	JetRecord **ring;
+	IoRecord  **ring;
 	size_t		ring_size;		/* a power of two */
 	uint64_t	first;
 	uint64_t	next;
@@ -274,7 +191,7 @@ struct OutboxClient
 	bool		has_before;		/* what follows can name the record before it */
 	char	   *before;			/* its id; NULL: it has none */
 
-	JetList		unsure;			/* were on the wire of a connection that is
+	IoList		unsure;			/* were on the wire of a connection that is
 								 * gone, in their order */
 	size_t		nunsure;
 	uint64_t	unsure_base;	/* the first can only be behind this one;
@@ -283,15 +200,18 @@ struct OutboxClient
 	size_t		probe_high;		/* ... and no more than that */
 	size_t		probe_at;
 
-	JetKeys		keys;
-	JetList		heirs;			/* to be published, before "ready" */
-	JetList		ready;
-	JetList		again;			/* refused for now, until due */
-	JetRecord  *alone;			/* nothing else may be on the wire */
+	IoList		heirs;			/* to be published, before "ready" */
+	IoList		ready;
+	IoRecord   *alone;			/* nothing else may be on the wire */
 	bool		doubt;			/* it found nobody, so the stream is looked at
 								 * before its topic is blamed */
-	JetList		done;			/* to be reported */
 };
+
+static inline JetRecord *
+jet_record(IoRecord *record)
+{
+	return (JetRecord *) record;
+}
 
 /* jet_config.c */
 extern bool jet_config_parse(JetConfig *config, const char *client_id, const char *topics,
@@ -337,26 +257,23 @@ extern OutboxFailure jet_error_answer(OutboxError *error, const JetConfig *confi
 /* jet_message.c */
 extern const char *jet_cannot_carry(const OutboxRecord *record);
 extern bool jet_make_id(JetRecord *record);
+extern void jet_forget_id(IoRecord *record);
 extern natsStatus jet_message_make(natsMsg **msg, const JetRecord *record, const char *subject,
 								   const char *reply);
 
 /* jet_send.c: main */
 extern OutboxFailure jet_send(OutboxClient *client, const OutboxRecord *record,
 							  OutboxError *error);
-extern int	jet_poll(OutboxClient *client, OutboxReport *reports, int max);
-extern OutboxFailure jet_probe_topic(OutboxClient *client, const char *name,
-									 OutboxError *error);
-extern void jet_records_free(OutboxClient *client);
 
 /* jet_settle.c: io */
-extern void jet_report(OutboxClient *client, JetRecord *record, OutboxFailure failure,
+extern void jet_report(OutboxClient *client, IoRecord *record, OutboxFailure failure,
 					   const OutboxError *error);
-extern void jet_delivered(OutboxClient *client, JetRecord *record);
-extern void jet_dead(OutboxClient *client, JetRecord *record, const OutboxError *error);
-extern void jet_hold(OutboxClient *client, JetRecord *record, const OutboxError *error);
-extern void jet_topic_failed(OutboxClient *client, JetRecord *record, const OutboxError *error);
+extern void jet_delivered(OutboxClient *client, IoRecord *record);
+extern void jet_dead(OutboxClient *client, IoRecord *record, const OutboxError *error);
+extern void jet_hold(OutboxClient *client, IoRecord *record, const OutboxError *error);
+extern void jet_topic_failed(OutboxClient *client, IoRecord *record, const OutboxError *error);
 extern int64_t jet_retry_due(OutboxClient *client, int64_t now);
-extern JetRecord *jet_next_record(OutboxClient *client);
+extern IoRecord *jet_next_record(OutboxClient *client);
 extern void jet_purge_records(OutboxClient *client, bool all);
 
 /* jet_chain.c: io */
@@ -369,7 +286,7 @@ extern void jet_go_on(OutboxClient *client);
 extern void jet_wire_lost(OutboxClient *client);
 extern void jet_resolved(OutboxClient *client, size_t stored);
 extern void jet_forget_unsure(OutboxClient *client);
-extern JetRecord *jet_wire_pull(OutboxClient *client, uint64_t number);
+extern IoRecord *jet_wire_pull(OutboxClient *client, uint64_t number);
 
 /* jet_stream.c: io */
 extern bool jet_stream_turn(OutboxClient *client, OutboxError *error);

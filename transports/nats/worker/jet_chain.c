@@ -26,7 +26,7 @@
  * That is for a stream with nobody else who writes.  Should somebody (a record
  * is refused while the one before it was stored), then for a while records go
  * without saying what they follow, but no more than one of a key at a time
- * ("shared"; jet_order.c).  Of those without an answer nobody knows; they are
+ * ("shared"; jet_settle.c).  Of those without an answer nobody knows; they are
  * sent again, and the duplicate window is what drops them.
  *
  * An answer may never come: when nobody listens to a subject, or it is
@@ -54,7 +54,7 @@
 
 /* --- the ring ---------------------------------------------------------------------- */
 
-static JetRecord **
+static IoRecord **
 slot_of(OutboxClient *client, uint64_t number)
 {
 	return &client->ring[number & (client->ring_size - 1)];
@@ -62,12 +62,12 @@ slot_of(OutboxClient *client, uint64_t number)
 
 /* False: out of memory. */
 static bool
-wire_push(OutboxClient *client, JetRecord *record)
+wire_push(OutboxClient *client, IoRecord *record)
 {
 	if (client->next - client->first == client->ring_size)
 	{
 		size_t		size = client->ring_size == 0 ? MIN_RING : client->ring_size * 2;
-		JetRecord **ring = calloc(size, sizeof(JetRecord *));
+		IoRecord  **ring = calloc(size, sizeof(IoRecord *));
 
 		if (ring == NULL)
 			return false;
@@ -79,7 +79,7 @@ wire_push(OutboxClient *client, JetRecord *record)
 	}
 	if (client->wire_n == 0)
 		client->answered_at = thread_now_ms();
-	record->refused = false;
+	jet_record(record)->refused = false;
 	*slot_of(client, client->next++) = record;
 	client->wire_n++;
 	client->wire_bytes += record->bytes;
@@ -89,21 +89,21 @@ wire_push(OutboxClient *client, JetRecord *record)
 
 /* It has its answer. */
 static void
-count_answer(OutboxClient *client, const JetRecord *record)
+count_answer(OutboxClient *client, const IoRecord *record)
 {
 	client->wire_n--;
 	client->wire_bytes -= record->bytes;
 }
 
 /* Take a record off the wire. */
-JetRecord *
+IoRecord *
 jet_wire_pull(OutboxClient *client, uint64_t number)
 {
-	JetRecord **slot = slot_of(client, number);
-	JetRecord  *record = *slot;
+	IoRecord  **slot = slot_of(client, number);
+	IoRecord   *record = *slot;
 
 	*slot = NULL;
-	if (record != NULL && !record->refused)
+	if (record != NULL && !jet_record(record)->refused)
 		count_answer(client, record);
 	while (client->first < client->next && *slot_of(client, client->first) == NULL)
 		client->first++;
@@ -112,20 +112,20 @@ jet_wire_pull(OutboxClient *client, uint64_t number)
 
 /* Back to where it came from, before all that is ready. */
 static void
-put_back(OutboxClient *client, JetRecord *record)
+put_back(OutboxClient *client, IoRecord *record)
 {
-	jet_list_prepend(record->holds_key ? &client->heirs : &client->ready, record);
+	io_list_prepend(record->holds_key ? &client->heirs : &client->ready, record);
 }
 
 static void
-put_back_all(OutboxClient *client, JetList *list)
+put_back_all(OutboxClient *client, IoList *list)
 {
-	JetList		reversed = {NULL, NULL};
-	JetRecord  *record;
+	IoList		reversed = {NULL, NULL};
+	IoRecord   *record;
 
-	while ((record = jet_list_take(list)) != NULL)
-		jet_list_prepend(&reversed, record);
-	while ((record = jet_list_take(&reversed)) != NULL)
+	while ((record = io_list_take(list)) != NULL)
+		io_list_prepend(&reversed, record);
+	while ((record = io_list_take(&reversed)) != NULL)
 		put_back(client, record);
 }
 
@@ -178,7 +178,7 @@ keep_before(OutboxClient *client, const JetRecord *record)
 }
 
 static natsStatus
-publish_one(OutboxClient *client, JetRecord *record)
+publish_one(OutboxClient *client, IoRecord *record)
 {
 	char		subject[JET_MAX_SUBJECT];
 	char		reply[sizeof(client->connection.inbox) + 32];
@@ -188,11 +188,11 @@ publish_one(OutboxClient *client, JetRecord *record)
 	snprintf(subject, sizeof(subject), "%s%s", client->config.prefix, record->topic->name);
 	snprintf(reply, sizeof(reply), "%s.%llu", client->connection.inbox,
 			 (unsigned long long) client->next);
-	status = jet_message_make(&msg, record, subject, reply);
+	status = jet_message_make(&msg, jet_record(record), subject, reply);
 	if (status != NATS_OK)
 		return status;
 	status = add_guard(client, msg);
-	if (status == NATS_OK && !keep_before(client, record))
+	if (status == NATS_OK && !keep_before(client, jet_record(record)))
 		status = NATS_NO_MEMORY;
 	if (status == NATS_OK)
 		status = natsConnection_PublishMsg(client->connection.nc, msg);
@@ -202,7 +202,7 @@ publish_one(OutboxClient *client, JetRecord *record)
 
 /* May it go, with what is on the wire? */
 static bool
-may_go(OutboxClient *client, const JetRecord *record)
+may_go(OutboxClient *client, const IoRecord *record)
 {
 	if (client->wire_n == 0)
 		return true;
@@ -219,7 +219,7 @@ is_busy(const OutboxClient *client)
 
 /* It can't be sent at all; false: the connection is gone. */
 static bool
-not_sent(OutboxClient *client, JetRecord *record, natsStatus status, OutboxError *error)
+not_sent(OutboxClient *client, IoRecord *record, natsStatus status, OutboxError *error)
 {
 	client->alone = NULL;
 	client->has_before = false;
@@ -243,7 +243,7 @@ publish_some(OutboxClient *client, OutboxError *error)
 
 	while (buffered < WRITE_BYTES && client->wire_n < WIRE_RECORDS && client->alone == NULL)
 	{
-		JetRecord  *record = jet_next_record(client);
+		IoRecord   *record = jet_next_record(client);
 		natsStatus	status;
 
 		if (record == NULL)
@@ -309,7 +309,7 @@ stored(OutboxClient *client, uint64_t number, const char *text)
 static void
 refused(OutboxClient *client, uint64_t number, const char *text)
 {
-	JetRecord  *record = *slot_of(client, number);
+	IoRecord   *record = *slot_of(client, number);
 	int			code = jet_error_code(text);
 	OutboxError error;
 
@@ -318,7 +318,7 @@ refused(OutboxClient *client, uint64_t number, const char *text)
 		if (!client->broken)
 			client->conflict = true;
 		count_answer(client, record);
-		record->refused = true;
+		jet_record(record)->refused = true;
 	}
 	else
 	{
@@ -350,13 +350,13 @@ refused(OutboxClient *client, uint64_t number, const char *text)
 void
 jet_answered(OutboxClient *client, const JetAnswer *answer)
 {
-	JetRecord  *record;
+	IoRecord   *record;
 
 	client->answered_at = thread_now_ms();
 	if (answer->number < client->first || answer->number >= client->next)
 		return;
 	record = *slot_of(client, answer->number);
-	if (record == NULL || record->refused)
+	if (record == NULL || jet_record(record)->refused)
 		return;
 	if (jet_error_code(answer->text) != 0)
 		refused(client, answer->number, answer->text);
@@ -391,11 +391,11 @@ jet_doubt_topics(OutboxClient *client)
 {
 	for (uint64_t n = client->first; n < client->next; n++)
 	{
-		JetRecord  *record = *slot_of(client, n);
+		IoRecord   *record = *slot_of(client, n);
 
-		if (record != NULL && !record->refused && record->topic->trial == NULL &&
-			atomic_load(&record->topic->state) == JET_TOPIC_FINE)
-			atomic_store(&record->topic->state, JET_TOPIC_TRYING);
+		if (record != NULL && !jet_record(record)->refused && record->topic->trial == NULL &&
+			atomic_load(&record->topic->state) == IO_TOPIC_FINE)
+			atomic_store(&record->topic->state, IO_TOPIC_TRYING);
 	}
 }
 
@@ -419,15 +419,15 @@ share(OutboxClient *client)
 static void
 drained(OutboxClient *client)
 {
-	JetList		back = {NULL, NULL};
+	IoList		back = {NULL, NULL};
 
 	jet_doubt_topics(client);
 	for (uint64_t n = client->first; n < client->next; n++)
 	{
-		JetRecord  *record = *slot_of(client, n);
+		IoRecord   *record = *slot_of(client, n);
 
 		if (record != NULL)
-			jet_list_append(&back, record);
+			io_list_append(&back, record);
 		*slot_of(client, n) = NULL;
 	}
 	client->first = client->next;
@@ -468,22 +468,22 @@ jet_go_on(OutboxClient *client)
 void
 jet_wire_lost(OutboxClient *client)
 {
-	JetList		back = {NULL, NULL};
+	IoList		back = {NULL, NULL};
 	bool		behind_refused = false;
 	bool		any = false;
 
 	for (uint64_t n = client->first; n < client->next; n++)
 	{
-		JetRecord  *record = *slot_of(client, n);
+		IoRecord   *record = *slot_of(client, n);
 
 		if (record == NULL)
 			continue;
-		behind_refused = behind_refused || (client->chained && record->refused);
-		if (record->refused || behind_refused)
-			jet_list_append(&back, record);
+		behind_refused = behind_refused || (client->chained && jet_record(record)->refused);
+		if (jet_record(record)->refused || behind_refused)
+			io_list_append(&back, record);
 		else
 		{
-			jet_list_append(&client->unsure, record);
+			io_list_append(&client->unsure, record);
 			client->nunsure++;
 			any = true;
 		}
@@ -504,9 +504,9 @@ jet_wire_lost(OutboxClient *client)
 void
 jet_resolved(OutboxClient *client, size_t n)
 {
-	JetRecord  *record;
+	IoRecord   *record;
 
-	while (n-- > 0 && (record = jet_list_take(&client->unsure)) != NULL)
+	while (n-- > 0 && (record = io_list_take(&client->unsure)) != NULL)
 		jet_delivered(client, record);
 	jet_forget_unsure(client);
 	client->phase = JET_GO;

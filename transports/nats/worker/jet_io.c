@@ -24,17 +24,17 @@
 void
 jet_show_blocked(OutboxClient *client)
 {
-	bool		held = client->again.first != NULL && client->wire_n == 0 &&
+	bool		held = client->io.again.first != NULL && client->wire_n == 0 &&
 		client->ready.first == NULL && client->heirs.first == NULL;
 	bool		blocked = client->blamed || held;
 	bool		changed;
 
-	pthread_mutex_lock(&client->io.lock);
-	changed = client->io.status.blocked != blocked;
-	client->io.status.blocked = blocked;
-	pthread_mutex_unlock(&client->io.lock);
+	pthread_mutex_lock(&client->io.thread.lock);
+	changed = client->io.thread.status.blocked != blocked;
+	client->io.thread.status.blocked = blocked;
+	pthread_mutex_unlock(&client->io.thread.lock);
 	if (changed)
-		thread_wake(client->io.fd);
+		thread_wake(client->io.thread.fd);
 }
 
 static void
@@ -44,10 +44,10 @@ connection_lost(OutboxClient *client, const OutboxError *error)
 	jet_disconnect(&client->connection);
 	client->blamed = false;
 	client->look_due = 0;
-	io_connect_soon(&client->io);
-	io_show_connected(&client->io, false);
+	io_connect_soon(&client->io.thread);
+	io_show_connected(&client->io.thread, false);
 	jet_show_blocked(client);
-	io_show_error(&client->io, error);
+	io_show_error(&client->io.thread, error);
 }
 
 /* Try to connect when it is time to. */
@@ -56,16 +56,16 @@ connect_in_time(OutboxClient *client)
 {
 	OutboxError error;
 
-	if (thread_now_ms() < client->io.connect_due)
+	if (thread_now_ms() < client->io.thread.connect_due)
 		return;
 	if (jet_connect(&client->connection, &error))
 	{
-		client->io.connect_wait = 0;
-		io_show_connected(&client->io, true);
+		client->io.thread.connect_wait = 0;
+		io_show_connected(&client->io.thread, true);
 		return;
 	}
-	io_connect_later(&client->io);
-	io_show_error(&client->io, &error);
+	io_connect_later(&client->io.thread);
+	io_show_error(&client->io.thread, &error);
 }
 
 /* --- answers that have no number ------------------------------------------------------- */
@@ -194,12 +194,12 @@ work(OutboxClient *client, bool readable)
 static void
 hand_back(OutboxClient *client)
 {
-	if (client->done.first == NULL)
+	if (client->io.done.first == NULL)
 		return;
-	pthread_mutex_lock(&client->io.lock);
-	jet_list_splice(&client->reports, &client->done);
-	pthread_mutex_unlock(&client->io.lock);
-	thread_wake(client->io.fd);
+	pthread_mutex_lock(&client->io.thread.lock);
+	io_list_splice(&client->io.reports, &client->io.done);
+	pthread_mutex_unlock(&client->io.thread.lock);
+	thread_wake(client->io.thread.fd);
 }
 
 /* Something to do that no file descriptor tells of. */
@@ -217,13 +217,13 @@ has_work(const OutboxClient *client)
 static bool
 io_sleep(OutboxClient *client, int64_t retry_due)
 {
-	struct pollfd fds[2] = {{client->io.io_fd, POLLIN, 0}, {-1, POLLIN, 0}};
+	struct pollfd fds[2] = {{client->io.thread.io_fd, POLLIN, 0}, {-1, POLLIN, 0}};
 	int64_t		now = thread_now_ms();
 	int			wait = thread_wait_until(IDLE_MS, retry_due, now);
 	bool		sleep;
 
 	if (client->connection.nc == NULL)
-		wait = thread_wait_until(wait, client->io.connect_due, now);
+		wait = thread_wait_until(wait, client->io.thread.connect_due, now);
 	else
 	{
 		fds[1].fd = client->connection.fd;
@@ -234,12 +234,12 @@ io_sleep(OutboxClient *client, int64_t retry_due)
 		if (has_work(client))
 			wait = 0;
 	}
-	pthread_mutex_lock(&client->io.lock);
-	sleep = client->incoming.first == NULL && !client->io.stop;
-	client->io_sleeps = sleep;
-	pthread_mutex_unlock(&client->io.lock);
+	pthread_mutex_lock(&client->io.thread.lock);
+	sleep = client->io.incoming.first == NULL && !client->io.thread.stop;
+	client->io.io_sleeps = sleep;
+	pthread_mutex_unlock(&client->io.thread.lock);
 	if (poll(fds, 2, sleep ? wait : 0) > 0)
-		thread_drain(client->io.io_fd);
+		thread_drain(client->io.thread.io_fd);
 	return (fds[1].revents & ~POLLOUT) != 0;
 }
 
@@ -249,13 +249,13 @@ take_orders(OutboxClient *client, bool *all)
 {
 	bool		stop;
 
-	pthread_mutex_lock(&client->io.lock);
-	jet_list_splice(&client->ready, &client->incoming);
-	client->io_sleeps = false;
-	client->purging = client->purge_queued;
-	*all = client->purge_all;
-	stop = client->io.stop;
-	pthread_mutex_unlock(&client->io.lock);
+	pthread_mutex_lock(&client->io.thread.lock);
+	io_list_splice(&client->ready, &client->io.incoming);
+	client->io.io_sleeps = false;
+	client->purging = client->io.purge_queued;
+	*all = client->io.purge_all;
+	stop = client->io.thread.stop;
+	pthread_mutex_unlock(&client->io.thread.lock);
 	return !stop;
 }
 
@@ -281,6 +281,6 @@ jet_io_main(void *arg)
 		readable = io_sleep(client, retry_due);
 	}
 	jet_disconnect(&client->connection);
-	io_thread_ended(&client->io);
+	io_thread_ended(&client->io.thread);
 	return NULL;
 }

@@ -180,7 +180,7 @@ add_value(natsMsg *msg, const char *name, const char *value, size_t len, bool es
 bool
 jet_make_id(JetRecord *record)
 {
-	const OutboxRecord *data = &record->data;
+	const OutboxRecord *data = &record->io.data;
 
 	for (int i = 0; i < data->nheaders; i++)
 	{
@@ -206,6 +206,15 @@ jet_make_id(JetRecord *record)
 		return true;
 	}
 	return true;
+}
+
+void
+jet_forget_id(IoRecord *record)
+{
+	JetRecord  *mine = jet_record(record);
+
+	if (mine->id != mine->id_buffer)
+		free(mine->id);
 }
 
 static natsStatus
@@ -257,7 +266,7 @@ has_content_type(const OutboxRecord *record)
 static natsStatus
 fill_headers(natsMsg *msg, const JetRecord *record, char *escaped, size_t size)
 {
-	const OutboxRecord *data = &record->data;
+	const OutboxRecord *data = &record->io.data;
 	char		number[32];
 	natsStatus	status = NATS_OK;
 
@@ -289,7 +298,7 @@ fill_headers(natsMsg *msg, const JetRecord *record, char *escaped, size_t size)
 natsStatus
 jet_message_make(natsMsg **msg, const JetRecord *record, const char *subject, const char *reply)
 {
-	const OutboxRecord *data = &record->data;
+	const OutboxRecord *data = &record->io.data;
 	char		buffer[SHORT_VALUE];
 	size_t		size = names_size(data);
 	char	   *escaped = size <= sizeof(buffer) ? buffer : malloc(size);

@@ -13,10 +13,15 @@
  * stream is full, or has no space): what is behind it in its topic waits for
  * it, others are tried meanwhile.
  *
+ * While others write to the stream, no more than one record of a key is on its
+ * way at a time (key_order.h): should it be refused, none has passed it.  Those
+ * that hold a key do so until they are done with; there are no new ones when the
+ * others are gone.
+ *
  * After a refusal for good nothing of its key goes before main knows of it, which
  * has to keep a dead letter first, or have the topic wait.  So what main has handed
  * over of that topic without knowing of all that came back of it
- * (JetRecord.given_back_known) comes back too.
+ * (IoRecord.given_back_known) comes back too.
  *
  * Copyright (c) 2026, pg_outbox contributors
  *
@@ -33,7 +38,7 @@
 
 /* Hand a record back to main. */
 void
-jet_report(OutboxClient *client, JetRecord *record, OutboxFailure failure,
+jet_report(OutboxClient *client, IoRecord *record, OutboxFailure failure,
 		   const OutboxError *error)
 {
 	record->failure = failure;
@@ -50,16 +55,16 @@ jet_report(OutboxClient *client, JetRecord *record, OutboxFailure failure,
 			strcpy(record->answer + name_size, error->text);
 		}
 	}
-	jet_list_append(&client->done, record);
+	io_list_append(&client->io.done, record);
 }
 
 /* Give back a record whose topic has failed, with all that follow it. */
 static void
-give_back(OutboxClient *client, JetRecord *record)
+give_back(OutboxClient *client, IoRecord *record)
 {
 	while (record != NULL)
 	{
-		JetRecord  *heir = jet_key_leave(&client->keys, record);
+		IoRecord   *heir = io_key_leave(&client->io.keys, record);
 
 		jet_report(client, record, OUTBOX_TOPIC, &record->topic->error);
 		record = heir;
@@ -68,33 +73,33 @@ give_back(OutboxClient *client, JetRecord *record)
 
 /* A record is done with: the next one of its key may go. */
 static void
-let_follow(OutboxClient *client, JetRecord *record)
+let_follow(OutboxClient *client, IoRecord *record)
 {
-	JetRecord  *heir = jet_key_leave(&client->keys, record);
+	IoRecord   *heir = io_key_leave(&client->io.keys, record);
 
 	/* before all that is ready, of which some may be of its key */
 	if (heir != NULL)
-		jet_list_append(&client->heirs, heir);
+		io_list_append(&client->heirs, heir);
 }
 
 /* A topic's first record is done with: those that wait for it come next. */
 static void
-end_trial(OutboxClient *client, JetRecord *record, JetTopicState state)
+end_trial(OutboxClient *client, IoRecord *record, IoTopicState state)
 {
-	JetTopic   *topic = record->topic;
+	IoTopic    *topic = record->topic;
 
 	if (topic->trial != record)
 		return;
 	topic->trial = NULL;
-	if (atomic_load(&topic->state) != JET_TOPIC_FAILED)
+	if (atomic_load(&topic->state) != IO_TOPIC_FAILED)
 		atomic_store(&topic->state, state);
-	jet_list_splice(&topic->waiting, &client->ready);
+	io_list_splice(&topic->waiting, &client->ready);
 	client->ready = topic->waiting;
 	topic->waiting.first = topic->waiting.last = NULL;
 }
 
 static void
-no_longer_alone(OutboxClient *client, const JetRecord *record)
+no_longer_alone(OutboxClient *client, const IoRecord *record)
 {
 	if (client->alone == record)
 		client->alone = NULL;
@@ -102,72 +107,72 @@ no_longer_alone(OutboxClient *client, const JetRecord *record)
 
 /* The stream has it. */
 void
-jet_delivered(OutboxClient *client, JetRecord *record)
+jet_delivered(OutboxClient *client, IoRecord *record)
 {
 	client->doubt = false;
 	no_longer_alone(client, record);
 	let_follow(client, record);
-	end_trial(client, record, JET_TOPIC_FINE);
+	end_trial(client, record, IO_TOPIC_FINE);
 	jet_report(client, record, OUTBOX_OK, NULL);
 }
 
 /* Refused for good. */
 void
-jet_dead(OutboxClient *client, JetRecord *record, const OutboxError *error)
+jet_dead(OutboxClient *client, IoRecord *record, const OutboxError *error)
 {
 	no_longer_alone(client, record);
 	let_follow(client, record);
-	end_trial(client, record, JET_TOPIC_TRYING);
+	end_trial(client, record, IO_TOPIC_TRYING);
 	jet_report(client, record, OUTBOX_DEAD, error);
 }
 
 /* Refused for now: later, before all others of its topic. */
 void
-jet_hold(OutboxClient *client, JetRecord *record, const OutboxError *error)
+jet_hold(OutboxClient *client, IoRecord *record, const OutboxError *error)
 {
-	JetTopic   *topic = record->topic;
+	IoTopic    *topic = record->topic;
 	int			shift = record->refusals < 6 ? record->refusals : 6;
 	int64_t		wait = (int64_t) MIN_REFUSED_MS << shift;
 
 	no_longer_alone(client, record);
-	io_show_error(&client->io, error);
-	if (atomic_load(&topic->state) == JET_TOPIC_FAILED)
+	io_show_error(&client->io.thread, error);
+	if (atomic_load(&topic->state) == IO_TOPIC_FAILED)
 	{
 		give_back(client, record);
 		return;
 	}
 	if (topic->trial != NULL && topic->trial != record)
 	{
-		jet_list_append(&topic->waiting, record);
+		io_list_append(&topic->waiting, record);
 		return;
 	}
-	atomic_store(&topic->state, JET_TOPIC_TRYING);
+	atomic_store(&topic->state, IO_TOPIC_TRYING);
 	topic->trial = record;
 	record->refusals++;
 	record->due = thread_now_ms() + (wait < MAX_REFUSED_MS ? wait : MAX_REFUSED_MS);
-	jet_list_append(&client->again, record);
+	io_list_append(&client->io.again, record);
 }
 
 /* What was held goes on when its time has come; when the next one's comes, 0: none. */
 int64_t
 jet_retry_due(OutboxClient *client, int64_t now)
 {
-	JetList		later = {NULL, NULL};
-	JetRecord  *record;
+	IoList		later = {NULL, NULL};
+	IoRecord   *record;
 	int64_t		next = 0;
 
-	while ((record = jet_list_take(&client->again)) != NULL)
+	while ((record = io_list_take(&client->io.again)) != NULL)
 	{
 		if (record->due <= now)
 		{
-			jet_list_append(&client->heirs, record);
+			io_list_append(&client->heirs, record);
 			continue;
 		}
 		if (next == 0 || record->due < next)
 			next = record->due;
-		jet_list_append(&later, record);
+		io_list_append(&later, record);
 	}
-	client->again = later;
+	client->io.again = later;
 	return next;
 }
 
@@ -175,51 +180,51 @@ jet_retry_due(OutboxClient *client, int64_t now)
 
 /* Take the records of a topic out of a list, and give them back. */
 static void
-sweep(OutboxClient *client, JetList *list, const JetTopic *topic)
+sweep(OutboxClient *client, IoList *list, const IoTopic *topic)
 {
-	JetList		kept = {NULL, NULL};
-	JetRecord  *record;
+	IoList		kept = {NULL, NULL};
+	IoRecord   *record;
 
-	while ((record = jet_list_take(list)) != NULL)
+	while ((record = io_list_take(list)) != NULL)
 	{
 		if (record->topic == topic)
 			give_back(client, record);
 		else
-			jet_list_append(&kept, record);
+			io_list_append(&kept, record);
 	}
 	*list = kept;
 }
 
 /* A record's topic takes nothing, until it is tried again. */
 void
-jet_topic_failed(OutboxClient *client, JetRecord *record, const OutboxError *error)
+jet_topic_failed(OutboxClient *client, IoRecord *record, const OutboxError *error)
 {
-	JetTopic   *topic = record->topic;
+	IoTopic    *topic = record->topic;
 
 	no_longer_alone(client, record);
-	pthread_mutex_lock(&client->io.lock);
+	pthread_mutex_lock(&client->io.thread.lock);
 	topic->error = *error;
 	topic->error.failure = OUTBOX_TOPIC;
-	pthread_mutex_unlock(&client->io.lock);
-	atomic_store(&topic->state, JET_TOPIC_FAILED);
+	pthread_mutex_unlock(&client->io.thread.lock);
+	atomic_store(&topic->state, IO_TOPIC_FAILED);
 	topic->trial = NULL;
 	give_back(client, record);
 	sweep(client, &topic->waiting, topic);
 	sweep(client, &client->heirs, topic);
 	sweep(client, &client->ready, topic);
-	sweep(client, &client->again, topic);
+	sweep(client, &client->io.again, topic);
 }
 
 /* Give back what main sent before it knew what has come back, with all that follow it. */
 static void
-purge(OutboxClient *client, JetRecord *record)
+purge(OutboxClient *client, IoRecord *record)
 {
 	while (record != NULL)
 	{
-		JetRecord  *heir = jet_key_leave(&client->keys, record);
+		IoRecord   *heir = io_key_leave(&client->io.keys, record);
 
 		no_longer_alone(client, record);
-		end_trial(client, record, JET_TOPIC_TRYING);
+		end_trial(client, record, IO_TOPIC_TRYING);
 		jet_report(client, record, OUTBOX_PURGED, NULL);
 		record = heir;
 	}
@@ -228,37 +233,37 @@ purge(OutboxClient *client, JetRecord *record)
 /* --- what is next --------------------------------------------------------------------- */
 
 /* The next record that may go, as far as its topic and its key are concerned. */
-JetRecord *
+IoRecord *
 jet_next_record(OutboxClient *client)
 {
-	JetRecord  *record;
+	IoRecord   *record;
 
-	while ((record = jet_list_take(client->heirs.first ? &client->heirs : &client->ready)) != NULL)
+	while ((record = io_list_take(client->heirs.first ? &client->heirs : &client->ready)) != NULL)
 	{
-		JetTopic   *topic = record->topic;
+		IoTopic    *topic = record->topic;
 
 		if (record->given_back_known != topic->given_back)
 		{
 			purge(client, record);
 			continue;
 		}
-		switch ((JetTopicState) atomic_load(&topic->state))
+		switch ((IoTopicState) atomic_load(&topic->state))
 		{
-			case JET_TOPIC_FAILED:
+			case IO_TOPIC_FAILED:
 				give_back(client, record);
 				continue;
-			case JET_TOPIC_TRYING:
+			case IO_TOPIC_TRYING:
 				if (topic->trial != NULL && topic->trial != record)
 				{
-					jet_list_append(&topic->waiting, record);
+					io_list_append(&topic->waiting, record);
 					continue;
 				}
 				topic->trial = record;
 				break;
-			case JET_TOPIC_FINE:
+			case IO_TOPIC_FINE:
 				break;
 		}
-		if (jet_key_enter(&client->keys, record, !client->chained))
+		if (io_key_enter(&client->io.keys, record, !client->chained))
 			return record;
 	}
 	return NULL;
@@ -267,17 +272,17 @@ jet_next_record(OutboxClient *client)
 /* --- the end --------------------------------------------------------------------------- */
 
 static void
-purge_list(OutboxClient *client, JetList *list)
+purge_list(OutboxClient *client, IoList *list)
 {
-	JetRecord  *record;
+	IoRecord   *record;
 
-	while ((record = jet_list_take(list)) != NULL)
+	while ((record = io_list_take(list)) != NULL)
 	{
-		JetTopic   *topic = record->topic;
-		JetRecord  *heir = jet_key_leave(&client->keys, record);
+		IoTopic    *topic = record->topic;
+		IoRecord   *heir = io_key_leave(&client->io.keys, record);
 
 		if (heir != NULL)
-			jet_list_prepend(list, heir);
+			io_list_prepend(list, heir);
 		no_longer_alone(client, record);
 		if (topic->trial == record)
 			topic->trial = NULL;
@@ -288,7 +293,7 @@ purge_list(OutboxClient *client, JetList *list)
 
 /* What waits for records that stay where they are. */
 static void
-purge_behind(OutboxClient *client, JetRecord *record)
+purge_behind(OutboxClient *client, IoRecord *record)
 {
 	purge_list(client, &record->followers);
 	purge_list(client, &record->topic->waiting);
@@ -298,22 +303,22 @@ purge_behind(OutboxClient *client, JetRecord *record)
 void
 jet_purge_records(OutboxClient *client, bool all)
 {
-	JetList		wire = {NULL, NULL};
+	IoList		wire = {NULL, NULL};
 
 	purge_list(client, &client->heirs);
 	purge_list(client, &client->ready);
-	purge_list(client, &client->again);
-	for (JetRecord *record = client->unsure.first; record != NULL; record = record->next)
+	purge_list(client, &client->io.again);
+	for (IoRecord *record = client->unsure.first; record != NULL; record = record->next)
 		purge_behind(client, record);
 	for (uint64_t n = client->first; n < client->next; n++)
 	{
-		JetRecord  *record = client->ring[n & (client->ring_size - 1)];
+		IoRecord   *record = client->ring[n & (client->ring_size - 1)];
 
 		if (record == NULL)
 			continue;
 		purge_behind(client, record);
 		if (all)
-			jet_list_append(&wire, jet_wire_pull(client, n));
+			io_list_append(&wire, jet_wire_pull(client, n));
 	}
 	if (!all)
 		return;

@@ -158,10 +158,10 @@ create(OutboxClient *client, OutboxError *error)
 
 /* --- which records are stored --------------------------------------------------------- */
 
-static JetRecord *
+static IoRecord *
 unsure_at(OutboxClient *client, size_t n)
 {
-	JetRecord  *record = client->unsure.first;
+	IoRecord   *record = client->unsure.first;
 
 	while (--n > 0)
 		record = record->next;
@@ -220,7 +220,7 @@ has_id(const char *text, const char *id)
 static void
 probed(OutboxClient *client, const char *text)
 {
-	if (has_id(text, unsure_at(client, client->probe_at)->id))
+	if (has_id(text, jet_record(unsure_at(client, client->probe_at))->id))
 		client->probe_low = client->probe_at;
 	else
 		client->probe_high = client->probe_at - 1;
@@ -238,7 +238,7 @@ jet_stream_failed(OutboxClient *client, const OutboxError *error)
 	client->phase = JET_LOOK;
 	client->look_due = thread_now_ms() + LOOK_AGAIN_MS;
 	jet_show_blocked(client);
-	io_show_error(&client->io, error);
+	io_show_error(&client->io.thread, error);
 }
 
 static bool

@@ -31,65 +31,46 @@ rabbit_thread_end(IoThread *io, RabbitConnection *connection, int timeout_ms)
 	return thread_part(io->thread, done);
 }
 
+static const IoKind kind = {
+	.record_size = sizeof(RabbitRecord),
+	.entry_size = sizeof(amqp_table_entry_t),
+};
+
 static void
 release(OutboxClient *client)
 {
 	/* the thread is no more: what it had is whoever's */
 	rabbit_purge_records(client, true);
-	rabbit_records_free(client);
 	for (int i = 0; i < RABBIT_NCHANNELS; i++)
 		free(client->channels[i].ring);
-	rabbit_keys_free(&client->keys);
 	rabbit_config_free(&client->config);
 	rabbit_connection_release(&client->connection);
-	io_thread_free(&client->io);
+	io_client_free(&client->io);
 }
 
 /* See transport.h.  Connecting goes on in the background. */
 static OutboxClient *
 rabbit_open(const OutboxTransportConfig *config, OutboxError *error)
 {
-	OutboxClient *client = io_thread_new(sizeof(OutboxClient), error);
+	OutboxClient *client = io_client_new(sizeof(OutboxClient), &kind, config->max_bytes, error);
 
 	if (client == NULL)
 		return NULL;
 	rabbit_connection_init(&client->connection, &client->config);
-	client->max_bytes = config->max_bytes;
 	client->alone_limit = RABBIT_NALONE;
 	client->taken = RABBIT_SAFE_SIZE;
 	if (rabbit_config_parse(&client->config, config->client_id, config->noptions,
-							config->options, error))
-	{
-		if (!rabbit_keys_init(&client->keys))
-			error_set(error, OUTBOX_FATAL, "MEMORY", "out of memory", NULL);
-		else if (io_thread_start(&client->io, rabbit_io_main, error))
-			return client;
-	}
+							config->options, error) &&
+		io_thread_start(&client->io.thread, rabbit_io_main, error))
+		return client;
 	release(client);
 	return NULL;
-}
-
-/* Nothing lingers. */
-static void
-rabbit_flush(OutboxClient *client)
-{
-}
-
-static void
-rabbit_purge(OutboxClient *client, bool in_flight)
-{
-	pthread_mutex_lock(&client->io.lock);
-	client->purge_queued = true;
-	if (in_flight)
-		client->purge_all = true;
-	pthread_mutex_unlock(&client->io.lock);
-	thread_wake(client->io.io_fd);
 }
 
 static bool
 rabbit_close(OutboxClient *client, int timeout_ms)
 {
-	if (!rabbit_thread_end(&client->io, &client->connection, timeout_ms))
+	if (!rabbit_thread_end(&client->io.thread, &client->connection, timeout_ms))
 		return false;
 	release(client);
 	return true;
@@ -102,7 +83,7 @@ rabbit_version(void)
 }
 
 /*
- * Overheads: a record of ours with room for eight headers, and the headers
+ * Overheads: a record of ours with room for the usual headers, and the headers
  * beyond that; the library keeps nothing once it has written.
  */
 const OutboxTransport rabbit_transport = {
@@ -113,13 +94,13 @@ const OutboxTransport rabbit_transport = {
 	.send = rabbit_send,
 	.poll = rabbit_poll,
 	.status = io_client_status,
-	.probe_topic = rabbit_probe_topic,
-	.flush = rabbit_flush,
-	.purge = rabbit_purge,
+	.probe_topic = io_probe_topic,
+	.flush = io_flush,
+	.purge = io_purge,
 	.close = rabbit_close,
 	.topics_on_trial = true,
 	.version = rabbit_version,
-	.record_overhead = sizeof(RabbitRecord) + 8 * sizeof(amqp_table_entry_t),
+	.record_overhead = sizeof(RabbitRecord) + IO_USUAL_ENTRIES * sizeof(amqp_table_entry_t),
 	.header_overhead = sizeof(amqp_table_entry_t),
 	.source = &rabbit_source,
 };

@@ -6,13 +6,7 @@
  * The client library blocks where it likes: amqp_basic_publish() waits for
  * ever on a full socket.  So each client and each consumer has a thread of
  * its own, the only one that calls the library, with all signals blocked.
- * Two threads meet here:
- *
- *	main	the relay: every function of the transport's table.  It hands
- *			records over by a list and is told by an eventfd; it waits for
- *			nothing but a lock that is held for a few instructions
- *	io		rabbit_io.c: connects, publishes, reads frames.  What it may
- *			touch without the lock is said at each member
+ * Which of the two threads may touch what: see io_thread.h and io_client.h.
  *
  * Nothing but rabbit_module.c knows the server, so the same objects run in a
  * plain test program.
@@ -35,7 +29,7 @@
 #include <amqp_framing.h>
 
 #include "common/error.h"
-#include "common/io_thread.h"
+#include "common/io_client.h"
 #include "common/settings.h"
 #include "common/thread.h"
 #include "transport/source.h"
@@ -91,80 +85,19 @@ typedef struct RabbitConnection
 	int64_t		stuck_since;
 } RabbitConnection;
 
-/* A topic that this client has used; lives as long as the client. */
-typedef enum RabbitTopicState
-{
-	RABBIT_TOPIC_TRYING,		/* not known yet: one record goes ahead */
-	RABBIT_TOPIC_FINE,
-	RABBIT_TOPIC_FAILED			/* unroutable or forbidden */
-} RabbitTopicState;
-
-struct RabbitRecord;
-
-#define LIST_PREFIX rabbit_list
-#define LIST_TYPE RabbitList
-#define LIST_ITEM RabbitRecord
-#define LIST_DECLARE
-#include "common/list.h"
-
-typedef struct RabbitTopic
-{
-	struct RabbitTopic *next;	/* in its hash bucket; main only */
-	int			pending;		/* sent and not reported; main only */
-	atomic_int	state;			/* io sets it, main only when nothing is
-								 * pending */
-	OutboxError error;			/* when FAILED; guarded by the client's lock */
-	uint64_t	given_back_known;	/* records refused or given back; main only */
-	uint64_t	given_back;		/* the same, io only: main may not know of all */
-	struct RabbitRecord *trial; /* the one that goes ahead; io only */
-	RabbitList	waiting;		/* for that one; io only */
-	char		name[];
-} RabbitTopic;
-
-/* A record that main has handed over: io's until it is reported. */
+/* What is handed over to the io thread. */
 typedef struct RabbitRecord
 {
-	struct RabbitRecord *next;	/* in the list where it is */
-	RabbitTopic *topic;
-	const char *key;			/* NULL: none */
-	size_t		key_len;
-	const char *payload;
-	size_t		payload_len;
+	IoRecord	io;
 	const char *message_id;		/* NULL: not a short string */
 	size_t		message_id_len;
-	const char *content_type;
+	const char *content_type;	/* a header's, or the payload's; or NULL */
 	size_t		content_type_len;
-	int64_t		timestamp_ms;
-	void	   *tag;
-	size_t		bytes;			/* borrowed memory */
-	uint64_t	given_back_known;	/* of its topic, when it was sent */
 	size_t		properties;		/* upper bound of the size of its header frame */
-
-	/* io only; see key_order.h */
-	uint64_t	hash;
-	struct RabbitRecord *hash_next;
-	RabbitList	followers;		/* of the same key */
-	bool		holds_key;
-	bool		alone;			/* goes through a channel of its own */
-	int			nacks;
-	int64_t		due;			/* ms, of its next try */
-
-	/* the report */
-	OutboxFailure failure;
-	char	   *answer;			/* malloc'd: the error's name, NUL, its text; or
-								 * NULL */
-
+	bool		alone;			/* goes through a channel of its own; io only */
 	int			nentries;
-	int			size;			/* room for entries */
 	amqp_table_entry_t entries[];
 } RabbitRecord;
-
-/* Keys that have a record on its way; io only. */
-#define ORDER_PREFIX rabbit
-#define ORDER_KEYS RabbitKeys
-#define ORDER_RECORD RabbitRecord
-#define ORDER_DECLARE
-#include "common/key_order.h"
 
 typedef enum RabbitChannelState
 {
@@ -180,7 +113,7 @@ typedef struct RabbitChannel
 	RabbitChannelState state;
 	uint64_t	first;			/* delivery tags: the lowest unsettled one */
 	uint64_t	next;			/* of the next record */
-	RabbitRecord **ring;		/* by delivery tag; NULL: settled */
+	IoRecord  **ring;		/* by delivery tag; NULL: settled */
 	size_t		ring_size;		/* a power of two */
 	size_t		in_flight;
 
@@ -212,28 +145,10 @@ typedef enum RabbitExchangeState
 	RABBIT_EXCHANGE_FINE
 } RabbitExchangeState;
 
-#define RABBIT_TOPIC_BUCKETS	256
-
 struct OutboxClient
 {
-	IoThread	io;
+	IoClient	io;
 	RabbitConfig config;
-	size_t		max_bytes;
-
-	/* main only */
-	RabbitTopic *topics[RABBIT_TOPIC_BUCKETS];
-	RabbitTopic *last_topic;
-	size_t		bytes;			/* accepted, not reported */
-	RabbitList	handed_out;		/* by the last poll(), with their texts */
-	RabbitRecord *spare;		/* freed ones */
-	uint64_t	accepted;		/* not reported */
-
-	/* between the threads, guarded by io.lock */
-	RabbitList	incoming;
-	RabbitList	reports;
-	bool		io_sleeps;
-	bool		purge_queued;
-	bool		purge_all;
 
 	/* io only */
 	RabbitConnection connection;
@@ -243,16 +158,19 @@ struct OutboxClient
 	bool		blocked;		/* by an alarm of the broker */
 	bool		blamed;			/* the exchange is missing */
 	bool		accused;		/* a record made the broker end the connection */
-	RabbitKeys	keys;
-	RabbitList	ready;			/* to be published */
-	RabbitList	alone;			/* ... one at a time */
-	RabbitList	again;			/* refused, wait until due, in its order */
+	IoList		ready;			/* to be published */
+	IoList		alone;			/* ... one at a time */
 	size_t		wire_n;			/* published, not settled */
 	size_t		wire_bytes;
 	int			alone_limit;	/* channels in use for them */
 	size_t		taken;			/* the largest payload that the broker took */
-	RabbitList	done;			/* to be reported */
 };
+
+static inline RabbitRecord *
+rabbit_record(IoRecord *record)
+{
+	return (RabbitRecord *) record;
+}
 
 /* rabbit_config.c */
 extern bool rabbit_config_parse(RabbitConfig *config, const char *client_id,
@@ -283,30 +201,27 @@ extern void rabbit_copy_short(char *to, amqp_bytes_t from);
 extern OutboxFailure rabbit_send(OutboxClient *client, const OutboxRecord *record,
 								 OutboxError *error);
 extern int	rabbit_poll(OutboxClient *client, OutboxReport *reports, int max);
-extern OutboxFailure rabbit_probe_topic(OutboxClient *client, const char *name,
-										OutboxError *error);
-extern void rabbit_records_free(OutboxClient *client);
 
 /* rabbit_publish.c: io */
 extern bool rabbit_publish(OutboxClient *client);
 extern bool rabbit_could_publish(const OutboxClient *client);
 
 /* rabbit_settle.c: io */
-extern void rabbit_take_in(OutboxClient *client, RabbitList *records);
+extern void rabbit_take_in(OutboxClient *client, IoList *records);
 extern void rabbit_settled(OutboxClient *client, RabbitChannel *channel,
 						   uint64_t tag, bool multiple, bool taken);
 extern void rabbit_returned(OutboxClient *client, RabbitChannel *channel);
-extern void rabbit_topic_failed(OutboxClient *client, RabbitTopic *topic,
+extern void rabbit_topic_failed(OutboxClient *client, IoTopic *topic,
 								const OutboxError *error);
-extern void rabbit_report(OutboxClient *client, RabbitRecord *record,
+extern void rabbit_report(OutboxClient *client, IoRecord *record,
 						  OutboxFailure failure, const OutboxError *error);
-extern void rabbit_dead(OutboxClient *client, RabbitRecord *record,
+extern void rabbit_dead(OutboxClient *client, IoRecord *record,
 						const OutboxError *error);
 extern void rabbit_channel_lost(OutboxClient *client, RabbitChannel *channel, bool alone);
 extern void rabbit_purge_records(OutboxClient *client, bool all);
 extern int64_t rabbit_retry_due(OutboxClient *client, int64_t now);
-extern bool rabbit_channel_push(RabbitChannel *channel, RabbitRecord *record);
-extern RabbitRecord *rabbit_channel_pull(OutboxClient *client, RabbitChannel *channel,
+extern bool rabbit_channel_push(RabbitChannel *channel, IoRecord *record);
+extern IoRecord *rabbit_channel_pull(OutboxClient *client, RabbitChannel *channel,
 										 uint64_t tag);
 
 /* rabbit_frames.c: io */

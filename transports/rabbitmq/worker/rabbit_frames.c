@@ -109,7 +109,7 @@ exchange_refused(OutboxClient *client, const amqp_channel_close_t *m)
 			 "Allow the user to configure the exchange, or declare it yourself." :
 			 "Declare the exchange, or set option \"declare\" to its type; messages wait.");
 	client->blamed = true;
-	io_show_error(&client->io, &error);
+	io_show_error(&client->io.thread, &error);
 	rabbit_show_blocked(client);
 }
 
@@ -118,7 +118,7 @@ static void
 publish_refused(OutboxClient *client, RabbitChannel *channel, const amqp_channel_close_t *m)
 {
 	OutboxError error;
-	RabbitRecord *record = NULL;
+	IoRecord   *record = NULL;
 	bool		alone = channel->number >= RABBIT_ALONE;
 
 	rabbit_error_closed(&error, false, m->reply_code, m->reply_text);
@@ -133,7 +133,7 @@ publish_refused(OutboxClient *client, RabbitChannel *channel, const amqp_channel
 		record = channel->ring[channel->first & (channel->ring_size - 1)];
 	if (record == NULL)
 	{
-		io_show_error(&client->io, &error);
+		io_show_error(&client->io.thread, &error);
 		rabbit_channel_lost(client, channel, true);
 		return;
 	}
@@ -220,7 +220,7 @@ connection_method(OutboxClient *client, const amqp_method_t *method, OutboxError
 		error_set(&alarm, OUTBOX_RETRY, "BLOCKED", text,
 				  "It goes on by itself when the alarm is over: give the broker memory or disk space.");
 		client->blocked = true;
-		io_show_error(&client->io, &alarm);
+		io_show_error(&client->io.thread, &alarm);
 		rabbit_show_blocked(client);
 	}
 	else if (method->id == AMQP_CONNECTION_UNBLOCKED_METHOD)

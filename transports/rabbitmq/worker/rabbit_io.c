@@ -24,10 +24,10 @@
 void
 rabbit_show_blocked(OutboxClient *client)
 {
-	pthread_mutex_lock(&client->io.lock);
-	client->io.status.blocked = client->blocked || client->blamed;
-	pthread_mutex_unlock(&client->io.lock);
-	thread_wake(client->io.fd);
+	pthread_mutex_lock(&client->io.thread.lock);
+	client->io.thread.status.blocked = client->blocked || client->blamed;
+	pthread_mutex_unlock(&client->io.thread.lock);
+	thread_wake(client->io.thread.fd);
 }
 
 /*
@@ -59,10 +59,10 @@ connection_lost(OutboxClient *client, const OutboxError *error)
 	if (hunt)
 		client->alone_limit = 1;
 	rabbit_disconnect(&client->connection, false);
-	io_connect_soon(&client->io);
-	io_show_connected(&client->io, false);
+	io_connect_soon(&client->io.thread);
+	io_show_connected(&client->io.thread, false);
 	rabbit_show_blocked(client);
-	io_show_error(&client->io, error);
+	io_show_error(&client->io.thread, error);
 }
 
 /* Try to connect when it is time to. */
@@ -71,12 +71,12 @@ connect_in_time(OutboxClient *client)
 {
 	OutboxError error;
 
-	if (thread_now_ms() < client->io.connect_due)
+	if (thread_now_ms() < client->io.thread.connect_due)
 		return;
 	if (rabbit_connect(&client->connection, &error))
 	{
-		client->io.connect_wait = 0;
-		io_show_connected(&client->io, true);
+		client->io.thread.connect_wait = 0;
+		io_show_connected(&client->io.thread, true);
 		if (!rabbit_open_channels(client))
 		{
 			error_set(&error, OUTBOX_RETRY, "TRANSPORT",
@@ -85,8 +85,8 @@ connect_in_time(OutboxClient *client)
 		}
 		return;
 	}
-	io_connect_later(&client->io);
-	io_show_error(&client->io, &error);
+	io_connect_later(&client->io.thread);
+	io_show_error(&client->io.thread, &error);
 }
 
 /* One turn with a connection. */
@@ -109,26 +109,26 @@ work(OutboxClient *client)
 static void
 hand_back(OutboxClient *client)
 {
-	if (client->done.first == NULL)
+	if (client->io.done.first == NULL)
 		return;
-	pthread_mutex_lock(&client->io.lock);
-	rabbit_list_splice(&client->reports, &client->done);
-	pthread_mutex_unlock(&client->io.lock);
-	thread_wake(client->io.fd);
+	pthread_mutex_lock(&client->io.thread.lock);
+	io_list_splice(&client->io.reports, &client->io.done);
+	pthread_mutex_unlock(&client->io.thread.lock);
+	thread_wake(client->io.thread.fd);
 }
 
 /* Sleep until there is something to do. */
 static void
 io_sleep(OutboxClient *client, int64_t retry_due)
 {
-	struct pollfd fds[2] = {{client->io.io_fd, POLLIN, 0}, {-1, POLLIN, 0}};
+	struct pollfd fds[2] = {{client->io.thread.io_fd, POLLIN, 0}, {-1, POLLIN, 0}};
 	int64_t		now = thread_now_ms();
 	int			wait = client->config.heartbeat * 1000 / HEARTBEAT_SHARE;
 	bool		sleep;
 
 	wait = thread_wait_until(wait < IDLE_MS ? wait : IDLE_MS, retry_due, now);
 	if (client->connection.state == NULL)
-		wait = thread_wait_until(wait, client->io.connect_due, now);
+		wait = thread_wait_until(wait, client->io.thread.connect_due, now);
 	else
 	{
 		fds[1].fd = amqp_get_sockfd(client->connection.state);
@@ -138,30 +138,30 @@ io_sleep(OutboxClient *client, int64_t retry_due)
 			client->channels[RABBIT_CONTROL].state == RABBIT_CHANNEL_OPEN)
 			wait = thread_wait_until(wait, client->exchange_due, now);
 	}
-	pthread_mutex_lock(&client->io.lock);
-	sleep = client->incoming.first == NULL && !client->io.stop;
-	client->io_sleeps = sleep;
-	pthread_mutex_unlock(&client->io.lock);
+	pthread_mutex_lock(&client->io.thread.lock);
+	sleep = client->io.incoming.first == NULL && !client->io.thread.stop;
+	client->io.io_sleeps = sleep;
+	pthread_mutex_unlock(&client->io.thread.lock);
 	if (!sleep)
 		return;
 	(void) poll(fds, 2, wait);
-	thread_drain(client->io.io_fd);
+	thread_drain(client->io.thread.io_fd);
 }
 
 /* What main wants; false: that we end. */
 static bool
-take_orders(OutboxClient *client, RabbitList *incoming, bool *purge, bool *all)
+take_orders(OutboxClient *client, IoList *incoming, bool *purge, bool *all)
 {
 	bool		stop;
 
-	pthread_mutex_lock(&client->io.lock);
-	*incoming = client->incoming;
-	client->incoming.first = client->incoming.last = NULL;
-	client->io_sleeps = false;
-	*purge = client->purge_queued;
-	*all = client->purge_all;
-	stop = client->io.stop;
-	pthread_mutex_unlock(&client->io.lock);
+	pthread_mutex_lock(&client->io.thread.lock);
+	*incoming = client->io.incoming;
+	client->io.incoming.first = client->io.incoming.last = NULL;
+	client->io.io_sleeps = false;
+	*purge = client->io.purge_queued;
+	*all = client->io.purge_all;
+	stop = client->io.thread.stop;
+	pthread_mutex_unlock(&client->io.thread.lock);
 	return !stop;
 }
 
@@ -170,7 +170,7 @@ void *
 rabbit_io_main(void *arg)
 {
 	OutboxClient *client = arg;
-	RabbitList	incoming;
+	IoList		incoming;
 	bool		purge;
 	bool		all;
 
@@ -192,6 +192,6 @@ rabbit_io_main(void *arg)
 		io_sleep(client, retry_due);
 	}
 	rabbit_disconnect(&client->connection, !client->blocked);
-	io_thread_ended(&client->io);
+	io_thread_ended(&client->io.thread);
 	return NULL;
 }

@@ -74,7 +74,7 @@ rabbit_could_publish(const OutboxClient *client)
 	if (client->alone.first != NULL && idle)
 		return true;
 	return main_takes(client) &&
-		(client->ready.first->payload_len <= client->taken ||
+		(client->ready.first->data.payload_len <= client->taken ||
 		 (client->alone.first == NULL && idle));
 }
 
@@ -85,7 +85,7 @@ set_properties(amqp_basic_properties_t *p, const RabbitRecord *record)
 	p->_flags = AMQP_BASIC_DELIVERY_MODE_FLAG | AMQP_BASIC_TIMESTAMP_FLAG |
 		AMQP_BASIC_HEADERS_FLAG;
 	p->delivery_mode = PERSISTENT;
-	p->timestamp = (uint64_t) (record->timestamp_ms / 1000);
+	p->timestamp = (uint64_t) (record->io.data.timestamp_ms / 1000);
 	p->headers.num_entries = record->nentries;
 	p->headers.entries = (amqp_table_entry_t *) record->entries;
 	if (record->message_id != NULL)
@@ -104,11 +104,11 @@ set_properties(amqp_basic_properties_t *p, const RabbitRecord *record)
 
 /* Headers go in one frame, of a size that the broker sets. */
 static bool
-fits(OutboxClient *client, RabbitRecord *record)
+fits(OutboxClient *client, IoRecord *record)
 {
 	OutboxError error;
 
-	if (record->properties <= (size_t) amqp_get_frame_max(client->connection.state))
+	if (rabbit_record(record)->properties <= (size_t) amqp_get_frame_max(client->connection.state))
 		return true;
 	error_set(&error, OUTBOX_DEAD, "FRAME_ERROR",
 			  "its headers are larger than a frame of this broker", NULL);
@@ -118,17 +118,17 @@ fits(OutboxClient *client, RabbitRecord *record)
 
 /* False: the connection is gone; reading will say why. */
 static bool
-publish_one(OutboxClient *client, RabbitChannel *channel, RabbitRecord *record)
+publish_one(OutboxClient *client, RabbitChannel *channel, IoRecord *record)
 {
 	const RabbitConfig *config = &client->config;
 	amqp_basic_properties_t properties;
-	amqp_bytes_t body = {record->payload_len, (void *) record->payload};
+	amqp_bytes_t body = {record->data.payload_len, (void *) record->data.payload};
 	int			status;
 
-	set_properties(&properties, record);
+	set_properties(&properties, rabbit_record(record));
 	if (!rabbit_channel_push(channel, record))
 	{
-		rabbit_list_prepend(record->alone ? &client->alone : &client->ready, record);
+		io_list_prepend(rabbit_record(record)->alone ? &client->alone : &client->ready, record);
 		return false;
 	}
 	client->wire_n++;
@@ -149,7 +149,7 @@ rabbit_publish(OutboxClient *client)
 	size_t		written = ASK_EVERY;
 	int			n = 0;
 	RabbitChannel *channel;
-	RabbitRecord *record;
+	IoRecord   *record;
 
 	if (!takes(client))
 		return true;
@@ -162,13 +162,13 @@ rabbit_publish(OutboxClient *client)
 
 		if (!alone && !main_takes(client))
 			return true;
-		if (!alone && client->ready.first->payload_len > client->taken)
+		if (!alone && client->ready.first->data.payload_len > client->taken)
 		{
 			if (waits || (channel = idle_channel(client)) == NULL)
 				return true;
-			record = rabbit_list_take(&client->ready);
-			record->alone = alone = true;
-			rabbit_list_append(&client->alone, record);
+			record = io_list_take(&client->ready);
+			rabbit_record(record)->alone = alone = true;
+			io_list_append(&client->alone, record);
 		}
 		if (written >= ASK_EVERY)
 		{
@@ -176,7 +176,7 @@ rabbit_publish(OutboxClient *client)
 				return true;
 			written = 0;
 		}
-		record = rabbit_list_take(alone ? &client->alone : &client->ready);
+		record = io_list_take(alone ? &client->alone : &client->ready);
 		if (!fits(client, record))
 			continue;
 		written += record->bytes;

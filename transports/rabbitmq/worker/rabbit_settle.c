@@ -14,6 +14,10 @@
  *				each time; its key waits
  *	return		no queue gets it: the topic has failed
  *
+ * A record that is refused or returned was overtaken by what came behind it:
+ * the broker goes on with the next one.  So of a key one record at a time is on
+ * its way (key_order.h).
+ *
  * A channel that the broker closes takes its ring with it: nobody knows what
  * of it was taken.  All of it is published again, in its order.  What one
  * record did must not be done to others again, so after a refusal they go
@@ -24,7 +28,7 @@
  * After a refusal for good nothing of its key goes before main knows of it, which
  * has to keep a dead letter first, or have the topic wait.  So what follows is given
  * back; and what main hands over of that topic without knowing of all that came
- * back (RabbitRecord.given_back_known) comes back too, as it may be behind that.
+ * back (IoRecord.given_back_known) comes back too, as it may be behind that.
  *
  * Copyright (c) 2026, pg_outbox contributors
  *
@@ -42,7 +46,7 @@
 
 /* Hand a record back to main. */
 void
-rabbit_report(OutboxClient *client, RabbitRecord *record, OutboxFailure failure,
+rabbit_report(OutboxClient *client, IoRecord *record, OutboxFailure failure,
 			  const OutboxError *error)
 {
 	record->failure = failure;
@@ -59,24 +63,24 @@ rabbit_report(OutboxClient *client, RabbitRecord *record, OutboxFailure failure,
 			strcpy(record->answer + name_size, error->text);
 		}
 	}
-	rabbit_list_append(&client->done, record);
+	io_list_append(&client->io.done, record);
 }
 
 /* --- order ------------------------------------------------------------------------ */
 
 static void
-make_ready(OutboxClient *client, RabbitRecord *record)
+make_ready(OutboxClient *client, IoRecord *record)
 {
-	rabbit_list_append(record->alone ? &client->alone : &client->ready, record);
+	io_list_append(rabbit_record(record)->alone ? &client->alone : &client->ready, record);
 }
 
 /* Give back a record whose topic has failed, with all that follow it. */
 static void
-give_back(OutboxClient *client, RabbitRecord *record)
+give_back(OutboxClient *client, IoRecord *record)
 {
 	while (record != NULL)
 	{
-		RabbitRecord *heir = rabbit_key_leave(&client->keys, record);
+		IoRecord   *heir = io_key_leave(&client->io.keys, record);
 
 		rabbit_report(client, record, OUTBOX_TOPIC, &record->topic->error);
 		record = heir;
@@ -85,56 +89,56 @@ give_back(OutboxClient *client, RabbitRecord *record)
 
 /* It is settled: the next one of its key may go. */
 static void
-let_follow(OutboxClient *client, RabbitRecord *record)
+let_follow(OutboxClient *client, IoRecord *record)
 {
-	RabbitRecord *heir = rabbit_key_leave(&client->keys, record);
+	IoRecord   *heir = io_key_leave(&client->io.keys, record);
 
 	if (heir == NULL)
 		return;
-	if (atomic_load(&heir->topic->state) == RABBIT_TOPIC_FAILED)
+	if (atomic_load(&heir->topic->state) == IO_TOPIC_FAILED)
 		give_back(client, heir);
 	else
 		make_ready(client, heir);
 }
 
 static void
-take_in(OutboxClient *client, RabbitRecord *record)
+take_in(OutboxClient *client, IoRecord *record)
 {
-	RabbitTopic *topic = record->topic;
+	IoTopic    *topic = record->topic;
 
 	if (record->given_back_known != topic->given_back)
 	{
 		rabbit_report(client, record, OUTBOX_PURGED, NULL);
 		return;
 	}
-	switch ((RabbitTopicState) atomic_load(&topic->state))
+	switch ((IoTopicState) atomic_load(&topic->state))
 	{
-		case RABBIT_TOPIC_FAILED:
+		case IO_TOPIC_FAILED:
 			rabbit_report(client, record, OUTBOX_TOPIC, &topic->error);
 			return;
-		case RABBIT_TOPIC_TRYING:
+		case IO_TOPIC_TRYING:
 			if (topic->trial != NULL)
 			{
-				rabbit_list_append(&topic->waiting, record);
+				io_list_append(&topic->waiting, record);
 				return;
 			}
 			topic->trial = record;
-			record->alone = true;
+			rabbit_record(record)->alone = true;
 			break;
-		case RABBIT_TOPIC_FINE:
+		case IO_TOPIC_FINE:
 			break;
 	}
-	if (rabbit_key_enter(&client->keys, record, true))
+	if (io_key_enter(&client->io.keys, record, true))
 		make_ready(client, record);
 }
 
 /* New records, in their order. */
 void
-rabbit_take_in(OutboxClient *client, RabbitList *records)
+rabbit_take_in(OutboxClient *client, IoList *records)
 {
-	RabbitRecord *record;
+	IoRecord   *record;
 
-	while ((record = rabbit_list_take(records)) != NULL)
+	while ((record = io_list_take(records)) != NULL)
 		take_in(client, record);
 }
 
@@ -142,45 +146,45 @@ rabbit_take_in(OutboxClient *client, RabbitList *records)
 
 /* Take the records of a topic out of a list, and give them back. */
 static void
-sweep(OutboxClient *client, RabbitList *list, const RabbitTopic *topic)
+sweep(OutboxClient *client, IoList *list, const IoTopic *topic)
 {
-	RabbitList	kept = {NULL, NULL};
-	RabbitRecord *record;
+	IoList		kept = {NULL, NULL};
+	IoRecord   *record;
 
-	while ((record = rabbit_list_take(list)) != NULL)
+	while ((record = io_list_take(list)) != NULL)
 	{
 		if (record->topic == topic)
 			give_back(client, record);
 		else
-			rabbit_list_append(&kept, record);
+			io_list_append(&kept, record);
 	}
 	*list = kept;
 }
 
 /* Nothing of a topic is sent any more, until it is tried again. */
 void
-rabbit_topic_failed(OutboxClient *client, RabbitTopic *topic, const OutboxError *error)
+rabbit_topic_failed(OutboxClient *client, IoTopic *topic, const OutboxError *error)
 {
-	RabbitRecord *record;
+	IoRecord   *record;
 
-	pthread_mutex_lock(&client->io.lock);
+	pthread_mutex_lock(&client->io.thread.lock);
 	topic->error = *error;
 	topic->error.failure = OUTBOX_TOPIC;
-	pthread_mutex_unlock(&client->io.lock);
-	atomic_store(&topic->state, RABBIT_TOPIC_FAILED);
+	pthread_mutex_unlock(&client->io.thread.lock);
+	atomic_store(&topic->state, IO_TOPIC_FAILED);
 	topic->trial = NULL;
 	sweep(client, &client->ready, topic);
 	sweep(client, &client->alone, topic);
-	sweep(client, &client->again, topic);
-	while ((record = rabbit_list_take(&topic->waiting)) != NULL)
+	sweep(client, &client->io.again, topic);
+	while ((record = io_list_take(&topic->waiting)) != NULL)
 		rabbit_report(client, record, OUTBOX_TOPIC, &topic->error);
 }
 
 /* The first record of a topic is settled: the others are taken in. */
 static void
-take_waiting(OutboxClient *client, RabbitTopic *topic)
+take_waiting(OutboxClient *client, IoTopic *topic)
 {
-	RabbitList	waiting = topic->waiting;
+	IoList		waiting = topic->waiting;
 
 	topic->trial = NULL;
 	topic->waiting.first = topic->waiting.last = NULL;
@@ -189,9 +193,9 @@ take_waiting(OutboxClient *client, RabbitTopic *topic)
 
 /* The first record of a topic is delivered: the others follow. */
 static void
-topic_proved(OutboxClient *client, RabbitTopic *topic)
+topic_proved(OutboxClient *client, IoTopic *topic)
 {
-	atomic_store(&topic->state, RABBIT_TOPIC_FINE);
+	atomic_store(&topic->state, IO_TOPIC_FINE);
 	take_waiting(client, topic);
 }
 
@@ -199,12 +203,12 @@ topic_proved(OutboxClient *client, RabbitTopic *topic)
 
 /* Put a published record under the next tag; false: out of memory. */
 bool
-rabbit_channel_push(RabbitChannel *channel, RabbitRecord *record)
+rabbit_channel_push(RabbitChannel *channel, IoRecord *record)
 {
 	if (channel->next - channel->first == channel->ring_size)
 	{
 		size_t		size = channel->ring_size == 0 ? MIN_RING : channel->ring_size * 2;
-		RabbitRecord **ring = calloc(size, sizeof(RabbitRecord *));
+		IoRecord  **ring = calloc(size, sizeof(IoRecord *));
 
 		if (ring == NULL)
 			return false;
@@ -220,11 +224,11 @@ rabbit_channel_push(RabbitChannel *channel, RabbitRecord *record)
 }
 
 /* The record of a tag, which is settled by that; NULL: it was before. */
-RabbitRecord *
+IoRecord *
 rabbit_channel_pull(OutboxClient *client, RabbitChannel *channel, uint64_t tag)
 {
-	RabbitRecord **slot = &channel->ring[tag & (channel->ring_size - 1)];
-	RabbitRecord *record = *slot;
+	IoRecord  **slot = &channel->ring[tag & (channel->ring_size - 1)];
+	IoRecord   *record = *slot;
 
 	if (record == NULL)
 		return NULL;
@@ -245,12 +249,12 @@ pass_settled(RabbitChannel *channel)
 
 /* The broker took a record. */
 static void
-delivered(OutboxClient *client, RabbitRecord *record)
+delivered(OutboxClient *client, IoRecord *record)
 {
-	RabbitTopic *topic = record->topic;
+	IoTopic    *topic = record->topic;
 
-	if (record->payload_len > client->taken)
-		client->taken = record->payload_len;
+	if (record->data.payload_len > client->taken)
+		client->taken = record->data.payload_len;
 	rabbit_report(client, record, OUTBOX_OK, NULL);
 	let_follow(client, record);
 	if (topic->trial == record)
@@ -259,17 +263,17 @@ delivered(OutboxClient *client, RabbitRecord *record)
 
 /* A record is refused for good; see the banner. */
 void
-rabbit_dead(OutboxClient *client, RabbitRecord *record, const OutboxError *error)
+rabbit_dead(OutboxClient *client, IoRecord *record, const OutboxError *error)
 {
-	RabbitTopic *topic = record->topic;
-	RabbitRecord *heir = rabbit_key_leave(&client->keys, record);
+	IoTopic    *topic = record->topic;
+	IoRecord   *heir = io_key_leave(&client->io.keys, record);
 
 	rabbit_report(client, record, OUTBOX_DEAD, error);
 	while (heir != NULL)
 	{
-		RabbitRecord *follower = heir;
+		IoRecord   *follower = heir;
 
-		heir = rabbit_key_leave(&client->keys, follower);
+		heir = io_key_leave(&client->io.keys, follower);
 		rabbit_report(client, follower, OUTBOX_PURGED, NULL);
 	}
 	if (topic->trial == record)
@@ -278,26 +282,26 @@ rabbit_dead(OutboxClient *client, RabbitRecord *record, const OutboxError *error
 
 /* The broker took it not: later, in its place before all others of its key. */
 static void
-refused(OutboxClient *client, RabbitRecord *record)
+refused(OutboxClient *client, IoRecord *record)
 {
 	OutboxError error;
-	int			shift = record->nacks < 6 ? record->nacks : 6;
+	int			shift = record->refusals < 6 ? record->refusals : 6;
 	int64_t		wait = (int64_t) MIN_REFUSED_MS << shift;
 	char		text[RABBIT_MAX_SHORT + 100];
 
-	if (atomic_load(&record->topic->state) == RABBIT_TOPIC_FAILED)
+	if (atomic_load(&record->topic->state) == IO_TOPIC_FAILED)
 	{
 		give_back(client, record);
 		return;
 	}
-	record->nacks++;
+	record->refusals++;
 	record->due = thread_now_ms() + (wait < MAX_REFUSED_MS ? wait : MAX_REFUSED_MS);
-	rabbit_list_append(&client->again, record);
+	io_list_append(&client->io.again, record);
 	snprintf(text, sizeof(text), "a message with routing key \"%s\" was refused (nack)",
 			 record->topic->name);
 	error_set(&error, OUTBOX_RETRY, "NACK", text,
 			  "It is sent again. Is a queue full that rejects what is published?");
-	io_show_error(&client->io, &error);
+	io_show_error(&client->io.thread, &error);
 }
 
 /* basic.ack or basic.nack. */
@@ -313,7 +317,7 @@ rabbit_settled(OutboxClient *client, RabbitChannel *channel, uint64_t tag,
 		return;					/* of before: nothing of ours */
 	for (uint64_t t = from; t <= tag; t++)
 	{
-		RabbitRecord *record = rabbit_channel_pull(client, channel, t);
+		IoRecord   *record = rabbit_channel_pull(client, channel, t);
 
 		if (record == NULL)
 			continue;
@@ -328,8 +332,8 @@ rabbit_settled(OutboxClient *client, RabbitChannel *channel, uint64_t tag,
 static bool
 is_returned(const RabbitChannel *channel, const RabbitRecord *record)
 {
-	return record != NULL && record->payload_len == channel->returned_size &&
-		strcmp(record->topic->name, channel->returned_key) == 0 &&
+	return record != NULL && record->io.data.payload_len == channel->returned_size &&
+		strcmp(record->io.topic->name, channel->returned_key) == 0 &&
 		(record->message_id != NULL) == channel->returned_has_id &&
 		(record->message_id == NULL ||
 		 (strlen(channel->returned_id) == record->message_id_len &&
@@ -344,20 +348,22 @@ is_returned(const RabbitChannel *channel, const RabbitRecord *record)
 void
 rabbit_returned(OutboxClient *client, RabbitChannel *channel)
 {
-	RabbitTopic *topic = NULL;
-	RabbitList	returned = {NULL, NULL};
-	RabbitRecord *record;
+	IoTopic    *topic = NULL;
+	IoList		returned = {NULL, NULL};
+	IoRecord   *record;
 	OutboxError error;
 	char		text[3 * RABBIT_MAX_SHORT];
 
 	channel->returning = false;
 	for (uint64_t tag = channel->first; tag < channel->next; tag++)
-		if (is_returned(channel, channel->ring[tag & (channel->ring_size - 1)]))
-		{
-			record = rabbit_channel_pull(client, channel, tag);
-			topic = record->topic;
-			rabbit_list_append(&returned, record);
-		}
+	{
+		record = channel->ring[tag & (channel->ring_size - 1)];
+		if (!is_returned(channel, rabbit_record(record)))
+			continue;
+		(void) rabbit_channel_pull(client, channel, tag);
+		topic = record->topic;
+		io_list_append(&returned, record);
+	}
 	pass_settled(channel);
 	if (topic == NULL)
 		return;
@@ -366,7 +372,7 @@ rabbit_returned(OutboxClient *client, RabbitChannel *channel)
 	error_set(&error, OUTBOX_TOPIC, rabbit_code_name(channel->returned_code), text,
 			  "Bind a queue; its messages wait.");
 	rabbit_topic_failed(client, topic, &error);
-	while ((record = rabbit_list_take(&returned)) != NULL)
+	while ((record = io_list_take(&returned)) != NULL)
 		give_back(client, record);
 }
 
@@ -377,25 +383,25 @@ rabbit_returned(OutboxClient *client, RabbitChannel *channel)
 void
 rabbit_channel_lost(OutboxClient *client, RabbitChannel *channel, bool alone)
 {
-	RabbitList	back = {NULL, NULL};
-	RabbitList	lone = {NULL, NULL};
+	IoList		back = {NULL, NULL};
+	IoList		lone = {NULL, NULL};
 
 	for (uint64_t tag = channel->first; tag < channel->next; tag++)
 	{
-		RabbitRecord *record = rabbit_channel_pull(client, channel, tag);
+		IoRecord   *record = rabbit_channel_pull(client, channel, tag);
 
 		if (record == NULL)
 			continue;
 		if (alone)
-			record->alone = true;
-		if (atomic_load(&record->topic->state) == RABBIT_TOPIC_FAILED)
+			rabbit_record(record)->alone = true;
+		if (atomic_load(&record->topic->state) == IO_TOPIC_FAILED)
 			give_back(client, record);
 		else
-			rabbit_list_append(record->alone ? &lone : &back, record);
+			io_list_append(rabbit_record(record)->alone ? &lone : &back, record);
 	}
-	rabbit_list_splice(&back, &client->ready);
+	io_list_splice(&back, &client->ready);
 	client->ready = back;
-	rabbit_list_splice(&lone, &client->alone);
+	io_list_splice(&lone, &client->alone);
 	client->alone = lone;
 	channel->state = RABBIT_CHANNEL_CLOSED;
 	channel->first = channel->next = 1;
@@ -406,11 +412,11 @@ rabbit_channel_lost(OutboxClient *client, RabbitChannel *channel, bool alone)
 int64_t
 rabbit_retry_due(OutboxClient *client, int64_t now)
 {
-	RabbitList	later = {NULL, NULL};
-	RabbitRecord *record;
+	IoList		later = {NULL, NULL};
+	IoRecord   *record;
 	int64_t		next = 0;
 
-	while ((record = rabbit_list_take(&client->again)) != NULL)
+	while ((record = io_list_take(&client->io.again)) != NULL)
 	{
 		if (record->due <= now)
 		{
@@ -419,26 +425,26 @@ rabbit_retry_due(OutboxClient *client, int64_t now)
 		}
 		if (next == 0 || record->due < next)
 			next = record->due;
-		rabbit_list_append(&later, record);
+		io_list_append(&later, record);
 	}
-	client->again = later;
+	client->io.again = later;
 	return next;
 }
 
 /* --- the end -------------------------------------------------------------------------- */
 
 static void
-purge_list(OutboxClient *client, RabbitList *list)
+purge_list(OutboxClient *client, IoList *list)
 {
-	RabbitRecord *record;
+	IoRecord   *record;
 
-	while ((record = rabbit_list_take(list)) != NULL)
+	while ((record = io_list_take(list)) != NULL)
 	{
-		RabbitTopic *topic = record->topic;
-		RabbitRecord *heir = rabbit_key_leave(&client->keys, record);
+		IoTopic    *topic = record->topic;
+		IoRecord   *heir = io_key_leave(&client->io.keys, record);
 
 		if (heir != NULL)
-			rabbit_list_prepend(list, heir);
+			io_list_prepend(list, heir);
 		if (topic->trial == record)
 			topic->trial = NULL;
 		rabbit_report(client, record, OUTBOX_PURGED, NULL);
@@ -449,11 +455,11 @@ purge_list(OutboxClient *client, RabbitList *list)
 static void
 purge_ring(OutboxClient *client, RabbitChannel *channel, bool all)
 {
-	RabbitList	list = {NULL, NULL};
+	IoList		list = {NULL, NULL};
 
 	for (uint64_t tag = channel->first; tag < channel->next; tag++)
 	{
-		RabbitRecord *record = channel->ring[tag & (channel->ring_size - 1)];
+		IoRecord   *record = channel->ring[tag & (channel->ring_size - 1)];
 
 		if (record == NULL)
 			continue;
@@ -461,7 +467,7 @@ purge_ring(OutboxClient *client, RabbitChannel *channel, bool all)
 		purge_list(client, &record->followers);
 		purge_list(client, &record->topic->waiting);
 		if (all)
-			rabbit_list_append(&list, rabbit_channel_pull(client, channel, tag));
+			io_list_append(&list, rabbit_channel_pull(client, channel, tag));
 	}
 	purge_list(client, &list);
 	pass_settled(channel);
@@ -473,7 +479,7 @@ rabbit_purge_records(OutboxClient *client, bool all)
 {
 	purge_list(client, &client->ready);
 	purge_list(client, &client->alone);
-	purge_list(client, &client->again);
+	purge_list(client, &client->io.again);
 	for (int i = RABBIT_MAIN; i < RABBIT_NCHANNELS; i++)
 		purge_ring(client, &client->channels[i], all);
 }
