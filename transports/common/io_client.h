@@ -97,18 +97,24 @@ typedef struct IoRecord
 
 #define IO_USUAL_ENTRIES	8	/* records of these are kept for the next */
 
+typedef struct IoClient IoClient;
+
 /* What the records of a transport are like. */
 typedef struct IoKind
 {
 	size_t		record_size;	/* of its struct, which begins with an IoRecord ... */
 	size_t		entry_size;		/* ... and ends in an array of these: headers */
-	void		(*forget) (IoRecord *record);	/* free what it points to; main;
-												 * NULL: nothing */
+
+	/* main: free what a record of the transport has; NULL: nothing */
+	void		(*forget) (IoRecord *record);
+
+	/* io: a record is given back by a purge; NULL: that is all */
+	void		(*purged) (IoClient *client, IoRecord *record);
 } IoKind;
 
 #define IO_TOPIC_BUCKETS	256
 
-typedef struct IoClient
+struct IoClient
 {
 	IoThread	thread;
 
@@ -135,7 +141,7 @@ typedef struct IoClient
 	IoKeys		keys;			/* that have a record on its way */
 	IoList		again;			/* refused for now, until due */
 	IoList		done;			/* to be reported */
-} IoClient;
+};
 
 /* --- main ------------------------------------------------------------------------ */
 
@@ -165,6 +171,39 @@ extern int	io_poll(OutboxClient *client, OutboxReport *reports, int max);
 extern OutboxFailure io_probe_topic(OutboxClient *client, const char *name, OutboxError *error);
 extern void io_flush(OutboxClient *client);
 extern void io_purge(OutboxClient *client, bool in_flight);
+
+/* --- io -------------------------------------------------------------------------- */
+
+/* What main wants, with new records behind those in a list; false: that we end. */
+extern bool io_take_orders(IoClient *client, IoList *to, bool *purge, bool *all);
+
+/* Has main nothing for us?  It wakes us then when it has. */
+extern bool io_may_sleep(IoClient *client);
+
+/* All that is done to main. */
+extern void io_hand_back(IoClient *client);
+
+/* A record is done. */
+extern void io_report(IoClient *client, IoRecord *record, OutboxFailure failure,
+					  const OutboxError *error);
+
+/* Give back a record whose topic has failed, with all that follow it. */
+extern void io_give_back(IoClient *client, IoRecord *record);
+
+/* Refused for now: again after a while, longer each time. */
+extern void io_refused(IoClient *client, IoRecord *record);
+
+/* Those whose time has come, behind those in a list; when the next one's comes, 0: none. */
+extern int64_t io_take_due(IoClient *client, int64_t now, IoList *to);
+
+/* Nothing of a topic is sent any more, until it is tried again. */
+extern void io_topic_failed(IoClient *client, IoTopic *topic, const OutboxError *error);
+
+/* Take the records of a topic out of a list, and give them back. */
+extern void io_sweep(IoClient *client, IoList *list, const IoTopic *topic);
+
+/* Give back all of a list, and what waits for it, unsent. */
+extern void io_purge_list(IoClient *client, IoList *list);
 
 #pragma GCC visibility pop
 

@@ -38,6 +38,7 @@ static const IoKind kind = {
 	.record_size = sizeof(JetRecord),
 	.entry_size = sizeof(OutboxHeader),
 	.forget = jet_forget_id,
+	.purged = jet_purged,
 };
 
 static void

@@ -266,14 +266,12 @@ extern OutboxFailure jet_send(OutboxClient *client, const OutboxRecord *record,
 							  OutboxError *error);
 
 /* jet_settle.c: io */
-extern void jet_report(OutboxClient *client, IoRecord *record, OutboxFailure failure,
-					   const OutboxError *error);
 extern void jet_delivered(OutboxClient *client, IoRecord *record);
 extern void jet_dead(OutboxClient *client, IoRecord *record, const OutboxError *error);
 extern void jet_hold(OutboxClient *client, IoRecord *record, const OutboxError *error);
 extern void jet_topic_failed(OutboxClient *client, IoRecord *record, const OutboxError *error);
-extern int64_t jet_retry_due(OutboxClient *client, int64_t now);
 extern IoRecord *jet_next_record(OutboxClient *client);
+extern void jet_purged(IoClient *client, IoRecord *record);
 extern void jet_purge_records(OutboxClient *client, bool all);
 
 /* jet_chain.c: io */

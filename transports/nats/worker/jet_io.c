@@ -191,17 +191,6 @@ work(OutboxClient *client, bool readable)
 		jet_show_blocked(client);
 }
 
-static void
-hand_back(OutboxClient *client)
-{
-	if (client->io.done.first == NULL)
-		return;
-	pthread_mutex_lock(&client->io.thread.lock);
-	io_list_splice(&client->io.reports, &client->io.done);
-	pthread_mutex_unlock(&client->io.thread.lock);
-	thread_wake(client->io.thread.fd);
-}
-
 /* Something to do that no file descriptor tells of. */
 static bool
 has_work(const OutboxClient *client)
@@ -220,7 +209,6 @@ io_sleep(OutboxClient *client, int64_t retry_due)
 	struct pollfd fds[2] = {{client->io.thread.io_fd, POLLIN, 0}, {-1, POLLIN, 0}};
 	int64_t		now = thread_now_ms();
 	int			wait = thread_wait_until(IDLE_MS, retry_due, now);
-	bool		sleep;
 
 	if (client->connection.nc == NULL)
 		wait = thread_wait_until(wait, client->io.thread.connect_due, now);
@@ -234,29 +222,9 @@ io_sleep(OutboxClient *client, int64_t retry_due)
 		if (has_work(client))
 			wait = 0;
 	}
-	pthread_mutex_lock(&client->io.thread.lock);
-	sleep = client->io.incoming.first == NULL && !client->io.thread.stop;
-	client->io.io_sleeps = sleep;
-	pthread_mutex_unlock(&client->io.thread.lock);
-	if (poll(fds, 2, sleep ? wait : 0) > 0)
+	if (poll(fds, 2, io_may_sleep(&client->io) ? wait : 0) > 0)
 		thread_drain(client->io.thread.io_fd);
 	return (fds[1].revents & ~POLLOUT) != 0;
-}
-
-/* What main wants; false: that we end. */
-static bool
-take_orders(OutboxClient *client, bool *all)
-{
-	bool		stop;
-
-	pthread_mutex_lock(&client->io.thread.lock);
-	io_list_splice(&client->ready, &client->io.incoming);
-	client->io.io_sleeps = false;
-	client->purging = client->io.purge_queued;
-	*all = client->io.purge_all;
-	stop = client->io.thread.stop;
-	pthread_mutex_unlock(&client->io.thread.lock);
-	return !stop;
 }
 
 /* The thread's main function. */
@@ -267,9 +235,9 @@ jet_io_main(void *arg)
 	bool		all;
 	bool		readable = false;
 
-	while (take_orders(client, &all))
+	while (io_take_orders(&client->io, &client->ready, &client->purging, &all))
 	{
-		int64_t		retry_due = jet_retry_due(client, thread_now_ms());
+		int64_t		retry_due = io_take_due(&client->io, thread_now_ms(), &client->heirs);
 
 		if (client->connection.nc == NULL && (!client->purging || client->nunsure > 0))
 			connect_in_time(client);
@@ -277,7 +245,7 @@ jet_io_main(void *arg)
 			work(client, readable);
 		if (client->purging)
 			jet_purge_records(client, all);
-		hand_back(client);
+		io_hand_back(&client->io);
 		readable = io_sleep(client, retry_due);
 	}
 	jet_disconnect(&client->connection);

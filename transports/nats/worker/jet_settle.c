@@ -29,48 +29,6 @@
  */
 #include "jet.h"
 
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-
-#define MIN_REFUSED_MS	50
-#define MAX_REFUSED_MS	2000
-
-/* Hand a record back to main. */
-void
-jet_report(OutboxClient *client, IoRecord *record, OutboxFailure failure,
-		   const OutboxError *error)
-{
-	record->failure = failure;
-	if (failure == OUTBOX_DEAD || failure == OUTBOX_PURGED)
-		record->topic->given_back++;
-	if (error != NULL)
-	{
-		size_t		name_size = strlen(error->name) + 1;
-
-		record->answer = malloc(name_size + strlen(error->text) + 1);
-		if (record->answer != NULL)
-		{
-			strcpy(record->answer, error->name);
-			strcpy(record->answer + name_size, error->text);
-		}
-	}
-	io_list_append(&client->io.done, record);
-}
-
-/* Give back a record whose topic has failed, with all that follow it. */
-static void
-give_back(OutboxClient *client, IoRecord *record)
-{
-	while (record != NULL)
-	{
-		IoRecord   *heir = io_key_leave(&client->io.keys, record);
-
-		jet_report(client, record, OUTBOX_TOPIC, &record->topic->error);
-		record = heir;
-	}
-}
-
 /* A record is done with: the next one of its key may go. */
 static void
 let_follow(OutboxClient *client, IoRecord *record)
@@ -113,7 +71,7 @@ jet_delivered(OutboxClient *client, IoRecord *record)
 	no_longer_alone(client, record);
 	let_follow(client, record);
 	end_trial(client, record, IO_TOPIC_FINE);
-	jet_report(client, record, OUTBOX_OK, NULL);
+	io_report(&client->io, record, OUTBOX_OK, NULL);
 }
 
 /* Refused for good. */
@@ -123,7 +81,7 @@ jet_dead(OutboxClient *client, IoRecord *record, const OutboxError *error)
 	no_longer_alone(client, record);
 	let_follow(client, record);
 	end_trial(client, record, IO_TOPIC_TRYING);
-	jet_report(client, record, OUTBOX_DEAD, error);
+	io_report(&client->io, record, OUTBOX_DEAD, error);
 }
 
 /* Refused for now: later, before all others of its topic. */
@@ -131,14 +89,12 @@ void
 jet_hold(OutboxClient *client, IoRecord *record, const OutboxError *error)
 {
 	IoTopic    *topic = record->topic;
-	int			shift = record->refusals < 6 ? record->refusals : 6;
-	int64_t		wait = (int64_t) MIN_REFUSED_MS << shift;
 
 	no_longer_alone(client, record);
 	io_show_error(&client->io.thread, error);
 	if (atomic_load(&topic->state) == IO_TOPIC_FAILED)
 	{
-		give_back(client, record);
+		io_give_back(&client->io, record);
 		return;
 	}
 	if (topic->trial != NULL && topic->trial != record)
@@ -148,52 +104,10 @@ jet_hold(OutboxClient *client, IoRecord *record, const OutboxError *error)
 	}
 	atomic_store(&topic->state, IO_TOPIC_TRYING);
 	topic->trial = record;
-	record->refusals++;
-	record->due = thread_now_ms() + (wait < MAX_REFUSED_MS ? wait : MAX_REFUSED_MS);
-	io_list_append(&client->io.again, record);
-}
-
-/* What was held goes on when its time has come; when the next one's comes, 0: none. */
-int64_t
-jet_retry_due(OutboxClient *client, int64_t now)
-{
-	IoList		later = {NULL, NULL};
-	IoRecord   *record;
-	int64_t		next = 0;
-
-	while ((record = io_list_take(&client->io.again)) != NULL)
-	{
-		if (record->due <= now)
-		{
-			io_list_append(&client->heirs, record);
-			continue;
-		}
-		if (next == 0 || record->due < next)
-			next = record->due;
-		io_list_append(&later, record);
-	}
-	client->io.again = later;
-	return next;
+	io_refused(&client->io, record);
 }
 
 /* --- topics that fail --------------------------------------------------------------- */
-
-/* Take the records of a topic out of a list, and give them back. */
-static void
-sweep(OutboxClient *client, IoList *list, const IoTopic *topic)
-{
-	IoList		kept = {NULL, NULL};
-	IoRecord   *record;
-
-	while ((record = io_list_take(list)) != NULL)
-	{
-		if (record->topic == topic)
-			give_back(client, record);
-		else
-			io_list_append(&kept, record);
-	}
-	*list = kept;
-}
 
 /* A record's topic takes nothing, until it is tried again. */
 void
@@ -202,17 +116,12 @@ jet_topic_failed(OutboxClient *client, IoRecord *record, const OutboxError *erro
 	IoTopic    *topic = record->topic;
 
 	no_longer_alone(client, record);
-	pthread_mutex_lock(&client->io.thread.lock);
-	topic->error = *error;
-	topic->error.failure = OUTBOX_TOPIC;
-	pthread_mutex_unlock(&client->io.thread.lock);
-	atomic_store(&topic->state, IO_TOPIC_FAILED);
-	topic->trial = NULL;
-	give_back(client, record);
-	sweep(client, &topic->waiting, topic);
-	sweep(client, &client->heirs, topic);
-	sweep(client, &client->ready, topic);
-	sweep(client, &client->io.again, topic);
+	io_topic_failed(&client->io, topic, error);
+	io_give_back(&client->io, record);
+	io_sweep(&client->io, &topic->waiting, topic);
+	io_sweep(&client->io, &client->heirs, topic);
+	io_sweep(&client->io, &client->ready, topic);
+	io_sweep(&client->io, &client->io.again, topic);
 }
 
 /* Give back what main sent before it knew what has come back, with all that follow it. */
@@ -225,7 +134,7 @@ purge(OutboxClient *client, IoRecord *record)
 
 		no_longer_alone(client, record);
 		end_trial(client, record, IO_TOPIC_TRYING);
-		jet_report(client, record, OUTBOX_PURGED, NULL);
+		io_report(&client->io, record, OUTBOX_PURGED, NULL);
 		record = heir;
 	}
 }
@@ -250,7 +159,7 @@ jet_next_record(OutboxClient *client)
 		switch ((IoTopicState) atomic_load(&topic->state))
 		{
 			case IO_TOPIC_FAILED:
-				give_back(client, record);
+				io_give_back(&client->io, record);
 				continue;
 			case IO_TOPIC_TRYING:
 				if (topic->trial != NULL && topic->trial != record)
@@ -271,32 +180,19 @@ jet_next_record(OutboxClient *client)
 
 /* --- the end --------------------------------------------------------------------------- */
 
-static void
-purge_list(OutboxClient *client, IoList *list)
+/* See IoKind. */
+void
+jet_purged(IoClient *client, IoRecord *record)
 {
-	IoRecord   *record;
-
-	while ((record = io_list_take(list)) != NULL)
-	{
-		IoTopic    *topic = record->topic;
-		IoRecord   *heir = io_key_leave(&client->io.keys, record);
-
-		if (heir != NULL)
-			io_list_prepend(list, heir);
-		no_longer_alone(client, record);
-		if (topic->trial == record)
-			topic->trial = NULL;
-		jet_report(client, record, OUTBOX_PURGED, NULL);
-		purge_list(client, &topic->waiting);
-	}
+	no_longer_alone((OutboxClient *) client, record);
 }
 
 /* What waits for records that stay where they are. */
 static void
 purge_behind(OutboxClient *client, IoRecord *record)
 {
-	purge_list(client, &record->followers);
-	purge_list(client, &record->topic->waiting);
+	io_purge_list(&client->io, &record->followers);
+	io_purge_list(&client->io, &record->topic->waiting);
 }
 
 /* See purge() in transport.h. */
@@ -305,9 +201,9 @@ jet_purge_records(OutboxClient *client, bool all)
 {
 	IoList		wire = {NULL, NULL};
 
-	purge_list(client, &client->heirs);
-	purge_list(client, &client->ready);
-	purge_list(client, &client->io.again);
+	io_purge_list(&client->io, &client->heirs);
+	io_purge_list(&client->io, &client->ready);
+	io_purge_list(&client->io, &client->io.again);
 	for (IoRecord *record = client->unsure.first; record != NULL; record = record->next)
 		purge_behind(client, record);
 	for (uint64_t n = client->first; n < client->next; n++)
@@ -323,6 +219,6 @@ jet_purge_records(OutboxClient *client, bool all)
 	if (!all)
 		return;
 	jet_forget_unsure(client);
-	purge_list(client, &client->ready);
-	purge_list(client, &wire);
+	io_purge_list(&client->io, &client->ready);
+	io_purge_list(&client->io, &wire);
 }

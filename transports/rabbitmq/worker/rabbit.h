@@ -213,8 +213,6 @@ extern void rabbit_settled(OutboxClient *client, RabbitChannel *channel,
 extern void rabbit_returned(OutboxClient *client, RabbitChannel *channel);
 extern void rabbit_topic_failed(OutboxClient *client, IoTopic *topic,
 								const OutboxError *error);
-extern void rabbit_report(OutboxClient *client, IoRecord *record,
-						  OutboxFailure failure, const OutboxError *error);
 extern void rabbit_dead(OutboxClient *client, IoRecord *record,
 						const OutboxError *error);
 extern void rabbit_channel_lost(OutboxClient *client, RabbitChannel *channel, bool alone);

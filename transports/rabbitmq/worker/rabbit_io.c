@@ -106,17 +106,6 @@ work(OutboxClient *client)
 	}
 }
 
-static void
-hand_back(OutboxClient *client)
-{
-	if (client->io.done.first == NULL)
-		return;
-	pthread_mutex_lock(&client->io.thread.lock);
-	io_list_splice(&client->io.reports, &client->io.done);
-	pthread_mutex_unlock(&client->io.thread.lock);
-	thread_wake(client->io.thread.fd);
-}
-
 /* Sleep until there is something to do. */
 static void
 io_sleep(OutboxClient *client, int64_t retry_due)
@@ -124,7 +113,6 @@ io_sleep(OutboxClient *client, int64_t retry_due)
 	struct pollfd fds[2] = {{client->io.thread.io_fd, POLLIN, 0}, {-1, POLLIN, 0}};
 	int64_t		now = thread_now_ms();
 	int			wait = client->config.heartbeat * 1000 / HEARTBEAT_SHARE;
-	bool		sleep;
 
 	wait = thread_wait_until(wait < IDLE_MS ? wait : IDLE_MS, retry_due, now);
 	if (client->connection.state == NULL)
@@ -138,31 +126,10 @@ io_sleep(OutboxClient *client, int64_t retry_due)
 			client->channels[RABBIT_CONTROL].state == RABBIT_CHANNEL_OPEN)
 			wait = thread_wait_until(wait, client->exchange_due, now);
 	}
-	pthread_mutex_lock(&client->io.thread.lock);
-	sleep = client->io.incoming.first == NULL && !client->io.thread.stop;
-	client->io.io_sleeps = sleep;
-	pthread_mutex_unlock(&client->io.thread.lock);
-	if (!sleep)
+	if (!io_may_sleep(&client->io))
 		return;
 	(void) poll(fds, 2, wait);
 	thread_drain(client->io.thread.io_fd);
-}
-
-/* What main wants; false: that we end. */
-static bool
-take_orders(OutboxClient *client, IoList *incoming, bool *purge, bool *all)
-{
-	bool		stop;
-
-	pthread_mutex_lock(&client->io.thread.lock);
-	*incoming = client->io.incoming;
-	client->io.incoming.first = client->io.incoming.last = NULL;
-	client->io.io_sleeps = false;
-	*purge = client->io.purge_queued;
-	*all = client->io.purge_all;
-	stop = client->io.thread.stop;
-	pthread_mutex_unlock(&client->io.thread.lock);
-	return !stop;
 }
 
 /* The thread's main function. */
@@ -170,11 +137,11 @@ void *
 rabbit_io_main(void *arg)
 {
 	OutboxClient *client = arg;
-	IoList		incoming;
+	IoList		incoming = {NULL, NULL};
 	bool		purge;
 	bool		all;
 
-	while (take_orders(client, &incoming, &purge, &all))
+	while (io_take_orders(&client->io, &incoming, &purge, &all))
 	{
 		int64_t		retry_due;
 
@@ -188,7 +155,7 @@ rabbit_io_main(void *arg)
 			work(client);
 		if (purge)
 			rabbit_purge_records(client, all);
-		hand_back(client);
+		io_hand_back(&client->io);
 		io_sleep(client, retry_due);
 	}
 	rabbit_disconnect(&client->connection, !client->blocked);

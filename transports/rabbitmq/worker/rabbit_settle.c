@@ -41,30 +41,6 @@
 #include <string.h>
 
 #define MIN_RING		64
-#define MIN_REFUSED_MS	50
-#define MAX_REFUSED_MS	2000
-
-/* Hand a record back to main. */
-void
-rabbit_report(OutboxClient *client, IoRecord *record, OutboxFailure failure,
-			  const OutboxError *error)
-{
-	record->failure = failure;
-	if (failure == OUTBOX_DEAD || failure == OUTBOX_PURGED)
-		record->topic->given_back++;
-	if (error != NULL)
-	{
-		size_t		name_size = strlen(error->name) + 1;
-
-		record->answer = malloc(name_size + strlen(error->text) + 1);
-		if (record->answer != NULL)
-		{
-			strcpy(record->answer, error->name);
-			strcpy(record->answer + name_size, error->text);
-		}
-	}
-	io_list_append(&client->io.done, record);
-}
 
 /* --- order ------------------------------------------------------------------------ */
 
@@ -72,19 +48,6 @@ static void
 make_ready(OutboxClient *client, IoRecord *record)
 {
 	io_list_append(rabbit_record(record)->alone ? &client->alone : &client->ready, record);
-}
-
-/* Give back a record whose topic has failed, with all that follow it. */
-static void
-give_back(OutboxClient *client, IoRecord *record)
-{
-	while (record != NULL)
-	{
-		IoRecord   *heir = io_key_leave(&client->io.keys, record);
-
-		rabbit_report(client, record, OUTBOX_TOPIC, &record->topic->error);
-		record = heir;
-	}
 }
 
 /* It is settled: the next one of its key may go. */
@@ -96,7 +59,7 @@ let_follow(OutboxClient *client, IoRecord *record)
 	if (heir == NULL)
 		return;
 	if (atomic_load(&heir->topic->state) == IO_TOPIC_FAILED)
-		give_back(client, heir);
+		io_give_back(&client->io, heir);
 	else
 		make_ready(client, heir);
 }
@@ -108,13 +71,13 @@ take_in(OutboxClient *client, IoRecord *record)
 
 	if (record->given_back_known != topic->given_back)
 	{
-		rabbit_report(client, record, OUTBOX_PURGED, NULL);
+		io_report(&client->io, record, OUTBOX_PURGED, NULL);
 		return;
 	}
 	switch ((IoTopicState) atomic_load(&topic->state))
 	{
 		case IO_TOPIC_FAILED:
-			rabbit_report(client, record, OUTBOX_TOPIC, &topic->error);
+			io_report(&client->io, record, OUTBOX_TOPIC, &topic->error);
 			return;
 		case IO_TOPIC_TRYING:
 			if (topic->trial != NULL)
@@ -144,40 +107,18 @@ rabbit_take_in(OutboxClient *client, IoList *records)
 
 /* --- topics ----------------------------------------------------------------------- */
 
-/* Take the records of a topic out of a list, and give them back. */
-static void
-sweep(OutboxClient *client, IoList *list, const IoTopic *topic)
-{
-	IoList		kept = {NULL, NULL};
-	IoRecord   *record;
-
-	while ((record = io_list_take(list)) != NULL)
-	{
-		if (record->topic == topic)
-			give_back(client, record);
-		else
-			io_list_append(&kept, record);
-	}
-	*list = kept;
-}
-
 /* Nothing of a topic is sent any more, until it is tried again. */
 void
 rabbit_topic_failed(OutboxClient *client, IoTopic *topic, const OutboxError *error)
 {
 	IoRecord   *record;
 
-	pthread_mutex_lock(&client->io.thread.lock);
-	topic->error = *error;
-	topic->error.failure = OUTBOX_TOPIC;
-	pthread_mutex_unlock(&client->io.thread.lock);
-	atomic_store(&topic->state, IO_TOPIC_FAILED);
-	topic->trial = NULL;
-	sweep(client, &client->ready, topic);
-	sweep(client, &client->alone, topic);
-	sweep(client, &client->io.again, topic);
+	io_topic_failed(&client->io, topic, error);
+	io_sweep(&client->io, &client->ready, topic);
+	io_sweep(&client->io, &client->alone, topic);
+	io_sweep(&client->io, &client->io.again, topic);
 	while ((record = io_list_take(&topic->waiting)) != NULL)
-		rabbit_report(client, record, OUTBOX_TOPIC, &topic->error);
+		io_report(&client->io, record, OUTBOX_TOPIC, &topic->error);
 }
 
 /* The first record of a topic is settled: the others are taken in. */
@@ -255,7 +196,7 @@ delivered(OutboxClient *client, IoRecord *record)
 
 	if (record->data.payload_len > client->taken)
 		client->taken = record->data.payload_len;
-	rabbit_report(client, record, OUTBOX_OK, NULL);
+	io_report(&client->io, record, OUTBOX_OK, NULL);
 	let_follow(client, record);
 	if (topic->trial == record)
 		topic_proved(client, topic);
@@ -268,13 +209,13 @@ rabbit_dead(OutboxClient *client, IoRecord *record, const OutboxError *error)
 	IoTopic    *topic = record->topic;
 	IoRecord   *heir = io_key_leave(&client->io.keys, record);
 
-	rabbit_report(client, record, OUTBOX_DEAD, error);
+	io_report(&client->io, record, OUTBOX_DEAD, error);
 	while (heir != NULL)
 	{
 		IoRecord   *follower = heir;
 
 		heir = io_key_leave(&client->io.keys, follower);
-		rabbit_report(client, follower, OUTBOX_PURGED, NULL);
+		io_report(&client->io, follower, OUTBOX_PURGED, NULL);
 	}
 	if (topic->trial == record)
 		take_waiting(client, topic);
@@ -285,18 +226,14 @@ static void
 refused(OutboxClient *client, IoRecord *record)
 {
 	OutboxError error;
-	int			shift = record->refusals < 6 ? record->refusals : 6;
-	int64_t		wait = (int64_t) MIN_REFUSED_MS << shift;
 	char		text[RABBIT_MAX_SHORT + 100];
 
 	if (atomic_load(&record->topic->state) == IO_TOPIC_FAILED)
 	{
-		give_back(client, record);
+		io_give_back(&client->io, record);
 		return;
 	}
-	record->refusals++;
-	record->due = thread_now_ms() + (wait < MAX_REFUSED_MS ? wait : MAX_REFUSED_MS);
-	io_list_append(&client->io.again, record);
+	io_refused(&client->io, record);
 	snprintf(text, sizeof(text), "a message with routing key \"%s\" was refused (nack)",
 			 record->topic->name);
 	error_set(&error, OUTBOX_RETRY, "NACK", text,
@@ -373,7 +310,7 @@ rabbit_returned(OutboxClient *client, RabbitChannel *channel)
 			  "Bind a queue; its messages wait.");
 	rabbit_topic_failed(client, topic, &error);
 	while ((record = io_list_take(&returned)) != NULL)
-		give_back(client, record);
+		io_give_back(&client->io, record);
 }
 
 /*
@@ -395,7 +332,7 @@ rabbit_channel_lost(OutboxClient *client, RabbitChannel *channel, bool alone)
 		if (alone)
 			rabbit_record(record)->alone = true;
 		if (atomic_load(&record->topic->state) == IO_TOPIC_FAILED)
-			give_back(client, record);
+			io_give_back(&client->io, record);
 		else
 			io_list_append(rabbit_record(record)->alone ? &lone : &back, record);
 	}
@@ -412,45 +349,16 @@ rabbit_channel_lost(OutboxClient *client, RabbitChannel *channel, bool alone)
 int64_t
 rabbit_retry_due(OutboxClient *client, int64_t now)
 {
-	IoList		later = {NULL, NULL};
+	IoList		due = {NULL, NULL};
+	int64_t		next = io_take_due(&client->io, now, &due);
 	IoRecord   *record;
-	int64_t		next = 0;
 
-	while ((record = io_list_take(&client->io.again)) != NULL)
-	{
-		if (record->due <= now)
-		{
-			make_ready(client, record);
-			continue;
-		}
-		if (next == 0 || record->due < next)
-			next = record->due;
-		io_list_append(&later, record);
-	}
-	client->io.again = later;
+	while ((record = io_list_take(&due)) != NULL)
+		make_ready(client, record);
 	return next;
 }
 
 /* --- the end -------------------------------------------------------------------------- */
-
-static void
-purge_list(OutboxClient *client, IoList *list)
-{
-	IoRecord   *record;
-
-	while ((record = io_list_take(list)) != NULL)
-	{
-		IoTopic    *topic = record->topic;
-		IoRecord   *heir = io_key_leave(&client->io.keys, record);
-
-		if (heir != NULL)
-			io_list_prepend(list, heir);
-		if (topic->trial == record)
-			topic->trial = NULL;
-		rabbit_report(client, record, OUTBOX_PURGED, NULL);
-		purge_list(client, &topic->waiting);
-	}
-}
 
 static void
 purge_ring(OutboxClient *client, RabbitChannel *channel, bool all)
@@ -464,12 +372,12 @@ purge_ring(OutboxClient *client, RabbitChannel *channel, bool all)
 		if (record == NULL)
 			continue;
 		/* what waits behind it is not on its way */
-		purge_list(client, &record->followers);
-		purge_list(client, &record->topic->waiting);
+		io_purge_list(&client->io, &record->followers);
+		io_purge_list(&client->io, &record->topic->waiting);
 		if (all)
 			io_list_append(&list, rabbit_channel_pull(client, channel, tag));
 	}
-	purge_list(client, &list);
+	io_purge_list(&client->io, &list);
 	pass_settled(channel);
 }
 
@@ -477,9 +385,9 @@ purge_ring(OutboxClient *client, RabbitChannel *channel, bool all)
 void
 rabbit_purge_records(OutboxClient *client, bool all)
 {
-	purge_list(client, &client->ready);
-	purge_list(client, &client->alone);
-	purge_list(client, &client->io.again);
+	io_purge_list(&client->io, &client->ready);
+	io_purge_list(&client->io, &client->alone);
+	io_purge_list(&client->io, &client->io.again);
 	for (int i = RABBIT_MAIN; i < RABBIT_NCHANNELS; i++)
 		purge_ring(client, &client->channels[i], all);
 }
