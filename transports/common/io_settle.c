@@ -30,11 +30,12 @@ io_take_orders(IoClient *client, IoList *to, bool *purge, bool *all)
 	bool		stop;
 
 	pthread_mutex_lock(&client->thread.lock);
-	io_list_splice(to, &client->incoming);
+	stop = client->thread.stop;
+	if (!stop)
+		io_list_splice(to, &client->incoming);
 	client->io_sleeps = false;
 	*purge = client->purge_queued;
 	*all = client->purge_all;
-	stop = client->thread.stop;
 	pthread_mutex_unlock(&client->thread.lock);
 	return !stop;
 }
