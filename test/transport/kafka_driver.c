@@ -320,12 +320,11 @@ bench(int n)
 	while (sent < n)
 	{
 		while (sent < n && sent - tally.total < BENCH_WINDOW &&
-			   send_keyed(client, topic, -1, bench_payload, 200, sent, &error) ==
+			   send_keyed(client, topic, -1, bench_payload, 200, sent + 1, &error) ==
 			   OUTBOX_OK)
 			if (++sent % 500 == 0)
 				break;
-		if (sent % 500 == 0)
-			gather(client, &tally);
+		gather(client, &tally);
 		if (sent - tally.total >= BENCH_WINDOW)
 			wait_total(client, &tally, tally.total + 1000, 1);
 	}
