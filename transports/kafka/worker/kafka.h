@@ -175,7 +175,8 @@ extern OutboxFailure kafka_send(OutboxClient *client,
 extern void kafka_first_configure(OutboxClient *client, const char *partitioner);
 extern bool kafka_first_allows(OutboxClient *client, KafkaTopic *topic,
 							   const OutboxRecord *record, KafkaFirst **first);
-extern void kafka_first_sent(KafkaTopic *topic, KafkaFirst *first, void *tag);
+extern void kafka_first_sent(OutboxClient *client, KafkaTopic *topic, KafkaFirst *first,
+							 void *tag);
 extern void kafka_first_reported(OutboxClient *client,
 								 const rd_kafka_message_t *message);
 

@@ -123,12 +123,15 @@ kafka_first_allows(OutboxClient *client, KafkaTopic *topic, const OutboxRecord *
 }
 
 void
-kafka_first_sent(KafkaTopic *topic, KafkaFirst *first, void *tag)
+kafka_first_sent(OutboxClient *client, KafkaTopic *topic, KafkaFirst *first, void *tag)
 {
 	if (first == NULL)
 		return;
 	first->pioneer = tag;
 	topic->npioneers++;
+	/* known by the time when it has been stored, at best */
+	if (first == &topic->any)
+		kafka_count_partitions(client, topic);
 }
 
 /* A record is not on its way any more. */

@@ -253,7 +253,7 @@ kafka_send(OutboxClient *client, const OutboxRecord *record,
 	if (refusal == NULL)
 	{
 		client->accepted++;
-		kafka_first_sent(topic, first, record->tag);
+		kafka_first_sent(client, topic, first, record->tag);
 		return OUTBOX_OK;
 	}
 	if (headers != NULL)
