@@ -995,6 +995,11 @@ $$;
 COMMENT ON FUNCTION inbox.own_subscription(name, boolean) IS
 	'internal: a subscription that the caller may change';
 
+CREATE FUNCTION inbox.stop_retries(name name) RETURNS void
+	AS 'MODULE_PATHNAME', 'inbox_stop_retries' LANGUAGE C STRICT VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION inbox.stop_retries(name) IS
+	'internal: no message of the subscription is tried again until the transaction ends';
+
 -- inbox.unsubscribe(name): ends it; where it stood and what waits is forgotten, dead
 -- letters stay.
 CREATE FUNCTION inbox.definer_unsubscribe(name name) RETURNS void LANGUAGE plpgsql STRICT
@@ -1002,6 +1007,7 @@ CREATE FUNCTION inbox.definer_unsubscribe(name name) RETURNS void LANGUAGE plpgs
 BEGIN
 	PERFORM inbox.own_subscription(name);
 	-- wait for what its workers have under way, before they could wait for us
+	PERFORM inbox.stop_retries(name);
 	PERFORM FROM inbox.position p WHERE p.subscription = definer_unsubscribe.name FOR UPDATE;
 	DELETE FROM inbox.subscription s WHERE s.name = definer_unsubscribe.name;
 END

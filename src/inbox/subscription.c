@@ -19,6 +19,8 @@
 #include "fmgr.h"
 #include "inbox/subscription.h"
 #include "mb/pg_wchar.h"
+#include "miscadmin.h"
+#include "storage/lock.h"
 #include "transport/registry.h"
 #include "utils/builtins.h"
 #include "utils/fmgrprotos.h"
@@ -26,9 +28,11 @@
 #include "utils/snapmgr.h"
 
 PG_FUNCTION_INFO_V1(inbox_has_own_numbers);
+PG_FUNCTION_INFO_V1(inbox_stop_retries);
 
 #define HEADER_PREFIX	"header:"
 #define JSON_PREFIX		"json:"
+#define RETRY_LOCK_CLASS	0x4F43	/* among advisory locks: none of SQL's */
 
 /* A column of the row that was read last, as text in the current context. */
 static char *
@@ -178,6 +182,36 @@ inbox_subscription_list(void)
 	SPI_finish();
 	PopActiveSnapshot();
 	return list;
+}
+
+/*
+ * A retry has the row of a message that waits, and then changes that of another;
+ * unsubscribe() deletes them all, in an order of its own.  So the one waits for the
+ * other before it has any.  A lock in memory: retries are looked for all the time.
+ */
+static void
+lock_retries(const char *name, LOCKMODE mode)
+{
+	LOCKTAG		tag;
+
+	SET_LOCKTAG_ADVISORY(tag, MyDatabaseId, 0, DatumGetUInt32(hash_any((const unsigned char *) name,
+																	   (int) strlen(name))),
+						 RETRY_LOCK_CLASS);
+	(void) LockAcquire(&tag, mode, false, false);
+}
+
+void
+inbox_subscription_begin_retry(const char *name)
+{
+	lock_retries(name, ShareLock);
+}
+
+/* inbox.stop_retries(name) */
+Datum
+inbox_stop_retries(PG_FUNCTION_ARGS)
+{
+	lock_retries(NameStr(*PG_GETARG_NAME(0)), ExclusiveLock);
+	PG_RETURN_VOID();
 }
 
 /* inbox.has_own_numbers(server): false of one that is not there */

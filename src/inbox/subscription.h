@@ -55,6 +55,9 @@ typedef struct InboxSubscription
 /* In the given context; NULL when it is not there.  Needs a transaction. */
 extern InboxSubscription *inbox_subscription_load(const char *name, MemoryContext context);
 
+/* In the transaction of a retry, before it has a row; see unsubscribe(). */
+extern void inbox_subscription_begin_retry(const char *name);
+
 /* A subscription, and how many workers it wants. */
 typedef struct InboxListed
 {

@@ -537,6 +537,7 @@ settle_commit_failure(InboxWorker *worker, const InboxMessage *message, const In
 	*last = false;
 	StartTransactionCommand();
 	MemoryContextSwitchTo(context);
+	inbox_subscription_begin_retry(worker->subscription->name);
 	PushActiveSnapshot(GetTransactionSnapshot());
 	if (lock_again(worker, message))
 		settle_failure(worker, message, failure, last);
@@ -559,6 +560,7 @@ inbox_waiting_retry(InboxWorker *worker)
 
 	StartTransactionCommand();
 	MemoryContextSwitchTo(context);
+	inbox_subscription_begin_retry(worker->subscription->name);
 	PushActiveSnapshot(GetTransactionSnapshot());
 	/* where another worker has it by now, it is that one's */
 	found = take_due(worker, message);

@@ -138,6 +138,40 @@ $pg->wait_ok(q{SELECT bool_and(state = 'running' AND handled = 99) AND count(*) 
 is($pg->sql('SELECT count(*) FROM inbox.waiting'), 0, 'nothing waits');
 $pg->sql(q{SELECT inbox.unsubscribe('late_one'), inbox.unsubscribe('late_many')});
 
+# --- unsubscribing while one is tried again ---------------------------------------------------
+# the row of the one that is tried is written anew, behind that of the one that waits for it
+$pg->sql(<<'SQL');
+CREATE FUNCTION blocked(m inbox.message) RETURNS void LANGUAGE plpgsql AS $$
+BEGIN
+	IF inbox.payload_text(m) = 'first' AND m.attempt = 1 THEN
+		RAISE 'once more';
+	ELSIF inbox.payload_text(m) = 'first' THEN
+		PERFORM pg_advisory_xact_lock_shared(77);
+	END IF;
+END
+$$;
+SQL
+my $holder = $pg->session;
+my $leaver = $pg->session;
+$holder->query('SELECT pg_advisory_lock(77)');
+$kafka->create_topic("$topic.blocked", 1);
+$pg->sql("SELECT inbox.subscribe('blocked', 'events', '$topic.blocked', 'blocked(inbox.message)', start => 'earliest', backoff => '2 s')");
+$pg->sql("SELECT outbox.publish('$topic.blocked', v, 'k') FROM unnest(ARRAY['first', 'second', 'third']) v");
+$pg->wait_ok('SELECT count(*) = 3 FROM inbox.waiting', 'one is to be tried again, two wait for it');
+$pg->sql(q{UPDATE inbox.waiting_message SET due = clock_timestamp() WHERE due IS NOT NULL});
+my $blocked = q{SELECT count(*) = 1 FROM pg_stat_activity WHERE %s AND wait_event_type = 'Lock'};
+$pg->wait_ok(sprintf($blocked, q{backend_type = 'pg_outbox inbox blocked'}), 'it is tried again');
+# it takes the rows as they lie
+$leaver->query('SET enable_indexscan = off; SET enable_bitmapscan = off');
+$leaver->query_until(qr/leaving/, "\\echo leaving\nSELECT inbox.unsubscribe('blocked');\n\\echo left\n");
+$pg->wait_ok(sprintf($blocked, q{query LIKE 'SELECT inbox.unsubscribe%' AND backend_type = 'client backend'}), 'unsubscribe() waits');
+$holder->query('SELECT pg_advisory_unlock(77)');
+$leaver->query_until(qr/left/, '');
+is($pg->sql(q{SELECT count(*) FROM inbox.subscription WHERE name = 'blocked'}), 0, 'it is done then');
+is($pg->sql('SELECT count(*) FROM inbox.waiting'), 0, 'nothing waits');
+unlike($pg->log_text, qr/deadlock/, 'nobody had to give up');
+$_->quit for $holder, $leaver;
+
 # --- whose rights they have ------------------------------------------------------------------
 # a subscription of somebody who may little: also what is left for the commit is his
 $pg->sql(<<'SQL');
