@@ -51,7 +51,7 @@ ok($pg->sql("SELECT outbox.flush('1ms')") eq 'f', 'flush knows it');
 # what others see of it while it lasts
 unlike($pg->relay_status, qr/w0nt-be-shown/, 'no secret in relay_status');
 is($pg->sql("SELECT count(*) FROM pg_stat_activity
-	WHERE pid <> pg_backend_pid() AND query LIKE '%w0nt-be' || '-shown%'"), 0,
+	WHERE backend_type <> 'client backend' AND query LIKE '%w0nt-be' || '-shown%'"), 0,
 	'no secret in pg_stat_activity of workers');
 
 $pg->sql(q{ALTER USER MAPPING FOR PUBLIC SERVER login
