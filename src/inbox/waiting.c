@@ -554,8 +554,7 @@ inbox_waiting_retry(InboxWorker *worker)
 	Retry		retry = {.worker = worker};
 	InboxMessage *message = &retry.message;
 	InboxFailure failure = {{0}};
-	bool		found;
-	bool		tried = false;
+	bool		tried;
 	bool		last = false;
 
 	StartTransactionCommand();
@@ -563,17 +562,20 @@ inbox_waiting_retry(InboxWorker *worker)
 	inbox_subscription_begin_retry(worker->subscription->name);
 	PushActiveSnapshot(GetTransactionSnapshot());
 	/* where another worker has it by now, it is that one's */
-	found = take_due(worker, message);
-	if (found)
+	if (!take_due(worker, message))
 	{
-		inbox_handler_find(worker, &retry.handler);
-		tried = inbox_handler_try(worker, handle_again, &retry, &failure);
-		if (tried)
-			finish_row(worker, message, &last);
-		else
-			settle_failure(worker, message, &failure, &last);
-		OUTBOX_FAULT("inbox-retry-before-commit");
+		PopActiveSnapshot();
+		CommitTransactionCommand();
+		MemoryContextSwitchTo(context);
+		return false;
 	}
+	inbox_handler_find(worker, &retry.handler);
+	tried = inbox_handler_try(worker, handle_again, &retry, &failure);
+	if (tried)
+		finish_row(worker, message, &last);
+	else
+		settle_failure(worker, message, &failure, &last);
+	OUTBOX_FAULT("inbox-retry-before-commit");
 	PopActiveSnapshot();
 	if (!inbox_commit_as_owner(worker, &failure))
 		settle_commit_failure(worker, message, &failure, &last);
@@ -585,5 +587,5 @@ inbox_waiting_retry(InboxWorker *worker)
 
 		(void) hash_search(worker->waiting_keys, &hash, HASH_REMOVE, NULL);
 	}
-	return found;
+	return true;
 }
