@@ -52,6 +52,8 @@ open_producer(const char *bootstrap)
 	const char *const settings[][2] = {
 		{"bootstrap.servers", bootstrap},
 		{"linger.ms", "5"},
+		/* without it a batch that is tried again comes behind later ones */
+		{"enable.idempotence", "true"},
 		/* while a broker is away */
 		{"message.timeout.ms", "300000"},
 		{"reconnect.backoff.max.ms", "200"},

@@ -257,6 +257,8 @@ producer_new(const char *transactional_id)
 
 	rd_kafka_conf_set(conf, "bootstrap.servers", bootstrap, NULL, 0);
 	rd_kafka_conf_set(conf, "linger.ms", "5", NULL, 0);
+	/* without it a batch that is tried again comes behind later ones */
+	rd_kafka_conf_set(conf, "enable.idempotence", "true", NULL, 0);
 	if (transactional_id != NULL)
 		rd_kafka_conf_set(conf, "transactional.id", transactional_id, NULL, 0);
 	return rd_kafka_new(RD_KAFKA_PRODUCER, conf, NULL, 0);
