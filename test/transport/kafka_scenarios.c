@@ -74,6 +74,77 @@ check_basics(void)
 }
 
 static void
+add_headers(const rd_kafka_message_t *message, void *arg)
+{
+	char	   *seen = arg;
+	rd_kafka_headers_t *headers = NULL;
+	const char *name;
+	const void *value;
+	size_t		size;
+
+	(void) rd_kafka_message_headers(message, &headers);
+	for (size_t i = 0; headers != NULL &&
+		 !rd_kafka_header_get_all(headers, i, &name, &value, &size); i++)
+	{
+		seen = strchr(seen, 0);
+		if (value == NULL)
+			sprintf(seen, "%s ", name);
+		else if (size > 10)
+			sprintf(seen, "%s=(%zu) ", name, size);
+		else
+			sprintf(seen, "%s=%.*s ", name, (int) size, (const char *) value);
+	}
+	strcat(seen, "| ");
+}
+
+/* One after the other, so that what one had could get into the next. */
+static void
+check_headers(void)
+{
+	static char large[1000];
+	static const struct
+	{
+		int			n;
+		OutboxHeader headers[3];
+	}			records[] = {
+		{3, {{"a", "1", 1}, {"b", "2", 1}, {"a", "3", 1}}},
+		{1, {{"a", "4", 1}}},
+		{0},
+		{2, {{"large", large, sizeof(large)}, {"b", "", 0}}},
+		{2, {{"b", NULL, 0}, {"a", "5", 1}}},
+		{3, {{"c", "6", 1}, {"c", "7", 1}, {"", "8", 1}}},
+		{1, {{"a", "9", 1}}},
+	};
+	char		topic[128];
+	char		seen[1024] = "";
+	OutboxClient *client;
+	OutboxError error;
+	Tally		tally = {0};
+	int			n = sizeof(records) / sizeof(records[0]);
+
+	topic_name(topic, "headers");
+	topic_admin(topic, 1, NULL);
+	client = client_open(false);
+	for (int i = 0; i < n; i++)
+	{
+		OutboxRecord record = {
+			.topic = topic, .partition = 0, .payload = "x", .payload_len = 1,
+			.nheaders = records[i].n, .headers = records[i].headers,
+			.timestamp_ms = started_ms, .tag = &record,
+		};
+
+		T.send(client, &record, &error);
+		wait_total(client, &tally, i + 1, 10);
+	}
+	ok(tally.by[OUTBOX_OK] == n, "records with headers of all kinds");
+	consume(topic, 1, add_headers, seen);
+	ok(strcmp(seen, "a=1 b=2 a=3 | a=4 | | large=(1000) b= | b a=5 | c=6 c=7 =8 | a=9 | ") == 0,
+	   "each has its own, and no others");
+	printf("# %s\n", seen);
+	ok(T.close(client, 5000), "closed");
+}
+
+static void
 check_too_large(void)
 {
 	enum
@@ -427,6 +498,7 @@ check_all(void)
 
 	check_options();
 	check_basics();
+	check_headers();
 	check_too_large();
 	check_missing_topic();
 	check_purge_and_down();

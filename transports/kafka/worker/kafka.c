@@ -63,6 +63,7 @@ kafka_client_release(OutboxClient *client)
 		free(client->secrets[i]);
 	free(client->secrets);
 	free(client->reports);
+	kafka_headers_free(client);
 	free(client->transactional_id);
 	kafka_step_free(client);
 	kafka_bookmark_free(client);

@@ -107,6 +107,9 @@ struct OutboxClient
 	size_t		reports_first;
 	size_t		reports_end;
 	size_t		reports_size;
+	rd_kafka_headers_t **lists; /* to be used again; see kafka_headers.c */
+	size_t		nlists;
+	size_t		max_lists;
 	bool		failure_ahead;	/* a failed one waits for poll() */
 	int64_t		drained_tick;	/* coarse ms when the queue was last empty */
 
@@ -179,6 +182,14 @@ extern void kafka_first_sent(OutboxClient *client, KafkaTopic *topic, KafkaFirst
 							 void *tag);
 extern void kafka_first_reported(OutboxClient *client,
 								 const rd_kafka_message_t *message);
+
+/* kafka_headers.c */
+extern rd_kafka_headers_t *kafka_headers_of(OutboxClient *client,
+											const OutboxRecord *record);
+extern void kafka_headers_keep(OutboxClient *client,
+							   const rd_kafka_message_t *message);
+extern void kafka_headers_idle(OutboxClient *client);
+extern void kafka_headers_free(OutboxClient *client);
 
 /* kafka_report.c */
 extern int	kafka_poll(OutboxClient *client, OutboxReport *reports, int max);

@@ -132,25 +132,6 @@ topic_to_write(OutboxClient *client, const char *name, KafkaTopic **result,
 	return OUTBOX_OK;
 }
 
-/* A list that librdkafka owns once the record is accepted, or NULL. */
-static rd_kafka_headers_t *
-headers_of(const OutboxRecord *record)
-{
-	rd_kafka_headers_t *headers;
-
-	if (record->nheaders == 0)
-		return NULL;
-	headers = rd_kafka_headers_new(record->nheaders);
-	for (int i = 0; i < record->nheaders; i++)
-	{
-		const OutboxHeader *header = &record->headers[i];
-
-		rd_kafka_header_add(headers, header->name, -1, header->value,
-							(ssize_t) header->value_len);
-	}
-	return headers;
-}
-
 /* Why produce refused, and what that means. */
 static OutboxFailure
 produce_refused(OutboxClient *client, KafkaTopic *topic,
@@ -242,7 +223,7 @@ kafka_send(OutboxClient *client, const OutboxRecord *record,
 	 * As a list: with single headers, 2.0.2 frees them twice when the
 	 * partition does not exist.
 	 */
-	headers = headers_of(record);
+	headers = kafka_headers_of(client, record);
 	if (headers != NULL)
 	{
 		args[nargs].vtype = RD_KAFKA_VTYPE_HEADERS;
