@@ -88,6 +88,16 @@ typedef struct OutboxChunk
 	OutboxError cause;			/* of the abort under way */
 } OutboxChunk;
 
+/* How much is under way at a time, see flow.c. */
+typedef struct OutboxFlow
+{
+	uint64		limit;			/* messages of the main stream; 0: none yet */
+	bool		held_back;		/* by it, in the last pass */
+	bool		was_held_back;	/* ... in this period */
+	uint64		answered;		/* in this period, of the main stream */
+	instr_time	since;			/* the period's begin */
+} OutboxFlow;
+
 typedef struct Relay
 {
 	OutboxRelaySlot *slot;
@@ -115,6 +125,7 @@ typedef struct Relay
 	OutboxClient *client;
 	bool		careful;
 	uint64		passes;			/* over all that is queued */
+	OutboxFlow	flow;
 	bool		small_batches;
 	uint64		narrowing;		/* messages still to go in small batches */
 	int			back_off_ms;
@@ -149,6 +160,9 @@ extern void relay_await_reports(Relay *relay, long timeout_ms);
 extern bool relay_send(Relay *relay);
 extern void relay_collect(Relay *relay);
 extern void relay_take_held(Relay *relay, OutboxWindow *window);
+
+/* flow.c */
+extern uint64 relay_flow_room(Relay *relay);
 
 /* chunk.c */
 extern bool relay_chunk_may_read(const Relay *relay);
@@ -213,5 +227,6 @@ extern void relay_drop_wait_set(Relay *relay);
 
 #define FETCH_MESSAGES		4096
 #define FETCH_BYTES			(1024 * 1024)
+#define RELAY_FLOW_MS			50	/* a period of flow.c */
 
 #endif							/* OUTBOX_RELAY_H */

@@ -28,6 +28,7 @@ typedef struct Delivered
 {
 	TimestampTz now;
 	instr_time	moved;
+	uint64		of_main;		/* answers for the main stream */
 	uint64		n;
 	uint64		timed;			/* of those, that tell of the latency */
 	uint64		latency_us;		/* sum of theirs */
@@ -94,6 +95,7 @@ take_report(Relay *relay, const OutboxReport *report, Delivered *d)
 
 	outbox_entry_answered(entry);
 	entry->topic->moved = d->moved;
+	d->of_main += entry->topic->stream == NULL;
 	if (report->failure != OUTBOX_OK)
 		relay->chunk.must_abort = true;
 	switch (report->failure)
@@ -145,6 +147,7 @@ relay_collect(Relay *relay)
 				outbox_entry_prefetch(reports[i + PREFETCH].tag);
 			take_report(relay, &reports[i], &d);
 		}
+		relay->flow.answered += d.of_main;
 		show_delivered(relay, &d);
 		CHECK_FOR_INTERRUPTS();
 	} while (n == REPORTS_AT_ONCE);
@@ -220,11 +223,11 @@ has_to_wait(const Relay *relay, const OutboxTopic *topic)
 }
 
 /*
- * Send what a stream has queued, in order, as far as the client takes it.  A
- * refused entry stops it: nothing of its key goes before it is kept.
+ * Send what a stream has queued, in order, as far as the client takes it and there
+ * is room.  A refused entry stops it: nothing of its key goes before it is kept.
  */
 static void
-send_stream(Relay *relay, OutboxStream *stream)
+send_stream(Relay *relay, OutboxStream *stream, uint64 room)
 {
 	OutboxWindow *window = stream->window;
 	const OutboxBatch *batch = NULL;
@@ -258,12 +261,20 @@ send_stream(Relay *relay, OutboxStream *stream)
 				stream->waits_for_standby = true;
 				return;
 			}
+			if (room == 0)
+			{
+				relay->flow.held_back = true;
+				return;
+			}
 			owner = topic->stream;
 			/* when its topic left, the entry did too, and may be gone */
 			if (!send_entry(relay, entry) && topic->stream == owner)
 				return;
 			if (topic->later != relay->passes)
+			{
+				room--;
 				continue;
+			}
 		}
 		/* others may go meanwhile, within reason */
 		end = Min(end, window->unsent + LOOK_BEYOND);
@@ -284,12 +295,12 @@ relay_send(Relay *relay)
 		relay->chunk.state != OUTBOX_CHUNK_OPEN)
 		return relay->main.waits_for_standby;
 	relay->passes++;
-	send_stream(relay, &relay->main);
+	send_stream(relay, &relay->main, relay_flow_room(relay));
 	waits = relay->main.waits_for_standby;
 	/* a topic that leaves main meanwhile is added at the end */
 	foreach(lc, relay->lagging)
 	{
-		send_stream(relay, lfirst(lc));
+		send_stream(relay, lfirst(lc), PG_UINT64_MAX);
 		waits = waits || ((OutboxStream *) lfirst(lc))->waits_for_standby;
 	}
 	return waits;

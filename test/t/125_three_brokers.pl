@@ -58,6 +58,21 @@ $kafka->start_broker(3, 3);
 ok($pg->flush, 'delivered');
 $pg->judge_ok($kafka, [ $topic, @single ], 'a dead broker: all once and in order');
 $pg->wait_ok('SELECT lagging_topics = 0 FROM outbox.relay_status', 'none lags');
+
+# More than are ever under way at a time, and less than the relay's memory.
+$pg->sql("ALTER SYSTEM SET outbox.relay_memory = '64MB'");
+$pg->reload;
+$kafka->kill_broker(3);
+$pg->wait_until(sub { $kafka->admin('leaders', $topic) !~ /\t3$/m });
+$before = $pg->sql('SELECT delivered FROM outbox.relay_status');
+$pg->sql("SELECT judge.publish_many('$stalled[0]', 20000, 50, 300)");
+$pg->sql("SELECT judge.publish_many('$others[0]', 1000, 50, 300)");
+$pg->wait_ok("SELECT delivered >= $before + 1000 FROM outbox.relay_status",
+	'many that are under way and get no answer hold up nobody');
+cmp_ok($pg->sql('SELECT in_flight FROM outbox.relay_status'), '>', 8192, 'they are under way');
+$kafka->start_broker(3, 3);
+ok($pg->flush, 'delivered');
+$pg->judge_ok($kafka, [ $topic, @single ], 'all once and in order');
 is($pg->sql('SELECT dead FROM outbox.relay_status'), 0, 'no dead letters');
 
 $pg->stop;

@@ -188,7 +188,7 @@ extern rd_kafka_headers_t *kafka_headers_of(OutboxClient *client,
 											const OutboxRecord *record);
 extern void kafka_headers_keep(OutboxClient *client,
 							   const rd_kafka_message_t *message);
-extern void kafka_headers_idle(OutboxClient *client);
+extern void kafka_headers_trim(OutboxClient *client);
 extern void kafka_headers_free(OutboxClient *client);
 
 /* kafka_report.c */

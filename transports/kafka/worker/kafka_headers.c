@@ -11,9 +11,8 @@
  * what a drain cost the relay's thread.  Kept, they keep the records' pieces
  * apart, and one piece of the right size follows the other.
  *
- * There are never more lists than records in flight, and few when there are
- * none: so memory goes back after a backlog.  A list of many or large headers
- * is not kept.
+ * No more lists are kept than there are records in flight, and some: so memory
+ * goes back after a backlog.  A list of many or large headers is not kept.
  *
  * Copyright (c) 2026, pg_outbox contributors
  *
@@ -25,7 +24,7 @@
 #include <string.h>
 
 #define MAX_KEPT_SIZE	256		/* bytes of names and values, of a list */
-#define IDLE_LISTS		1000	/* some 200 kB */
+#define SPARE_LISTS		1000	/* some 200 kB */
 
 /* Take the headers off a list that keep() found small enough. */
 static void
@@ -110,11 +109,11 @@ kafka_headers_keep(OutboxClient *client, const rd_kafka_message_t *message)
 	client->lists[client->nlists++] = headers;
 }
 
-/* Nothing is in flight. */
+/* Free those that will hardly be needed. */
 void
-kafka_headers_idle(OutboxClient *client)
+kafka_headers_trim(OutboxClient *client)
 {
-	while (client->nlists > IDLE_LISTS)
+	while (client->nlists > client->accepted + SPARE_LISTS)
 		rd_kafka_headers_destroy(client->lists[--client->nlists]);
 }
 

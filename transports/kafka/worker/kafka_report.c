@@ -462,8 +462,7 @@ kafka_poll(OutboxClient *client, OutboxReport *reports, int max)
 		memcpy(reports, client->reports + client->reports_first, n * sizeof(OutboxReport));
 	client->accepted -= n;
 	client->reports_first += n;
-	if (client->accepted == 0)
-		kafka_headers_idle(client);
+	kafka_headers_trim(client);
 	if (client->reports_first == client->reports_end)
 	{
 		client->reports_first = client->reports_end = 0;
