@@ -115,7 +115,11 @@ sub flush
 		$last = $delivered;
 	}
 	my $status = $self->{scenario}->pg->relay_status(dbname => $database->{name});
-	$self->wrong($database, "no progress for $timeout s after all was healed\n$status");
+	my $sessions = $self->sql($database, <<'END');
+SELECT pid, backend_type, state, wait_event_type, wait_event, pg_blocking_pids(pid), left(query, 80)
+FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()
+END
+	$self->wrong($database, "no progress for $timeout s after all was healed\n$status\n$sessions");
 	return 0;
 }
 

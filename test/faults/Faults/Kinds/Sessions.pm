@@ -145,11 +145,10 @@ Faults::Kinds::add('clock-jump', weight => 4, clean_stop => 1, permits => [ qr/c
 	$clock->set($was + $by);
 	return if !(eval { $clock->strikes($scenario->pg) } // 1);
 	$wake->();
-	if (rand() < 0.4)
-	{
-		$scenario->later(rand 4, sub { $clock->set($was); $wake->() }, 'clock');
-	}
-	return "$by s";
+	return "$by s" unless rand() < 0.4;
+	my $seconds = rand 4;
+	$scenario->later($seconds, sub { $clock->set($was); $wake->() }, 'clock');
+	return sprintf '%d s for %.1f s', $by, $seconds;
 });
 
 1;
