@@ -211,6 +211,9 @@ sub wait_in_sync
 # Takes over a transactional id, as a second instance would.
 sub fence { my ($self, $id) = @_; return $self->admin('fence', $id) }
 
+# Leaves a transaction of that id open that has written to a topic; fence() aborts it.
+sub leave_open { my ($self, $id, $topic) = @_; return $self->admin('leave-open', $id, $topic) }
+
 # Messages in a topic, as its watermarks say.
 sub count
 {

@@ -17,6 +17,8 @@
  *	watermarks TOPIC				one partition a line: partition, low, high
  *	brokers COUNT [SECONDS]			waits until so many brokers answer
  *	fence TRANSACTIONAL_ID			takes it over, as another instance would
+ *	leave-open TRANSACTIONAL_ID TOPIC	leaves a transaction that has written to it; fence
+ *									aborts that
  *
  * create and delete return when the brokers' metadata say so too.  The exit code
  * is 1 where the broker refused, with its error's name on stderr.
@@ -328,23 +330,64 @@ brokers(int argc, char **argv)
 	}
 }
 
+/* What became of the record of leave_open(). */
 static void
-fence(const char *bootstrap, int argc, char **argv)
+delivered(rd_kafka_t *producer, const rd_kafka_message_t *message, void *opaque)
+{
+	(void) producer;
+	(void) opaque;
+	if (message->err)
+		fail("record", rd_kafka_err2name(message->err));
+}
+
+static rd_kafka_t *
+take_over(const char *bootstrap, const char *id)
 {
 	rd_kafka_conf_t *conf = rd_kafka_conf_new();
 	rd_kafka_t *producer;
 	rd_kafka_error_t *error;
 
-	if (argc != 1)
-		usage();
 	rd_kafka_conf_set(conf, "bootstrap.servers", bootstrap, NULL, 0);
-	rd_kafka_conf_set(conf, "transactional.id", argv[0], NULL, 0);
+	rd_kafka_conf_set(conf, "transactional.id", id, NULL, 0);
+	/* the brokers' own limit: none ends by itself while a test looks */
+	rd_kafka_conf_set(conf, "transaction.timeout.ms", "900000", NULL, 0);
+	rd_kafka_conf_set_dr_msg_cb(conf, delivered);
 	producer = rd_kafka_new(RD_KAFKA_PRODUCER, conf, errstr, sizeof(errstr));
 	if (!producer)
-		fail("fence", errstr);
+		fail(id, errstr);
 	error = rd_kafka_init_transactions(producer, TIMEOUT_MS);
 	if (error)
-		fail("fence", rd_kafka_error_name(error));
+		fail(id, rd_kafka_error_name(error));
+	return producer;
+}
+
+static void
+fence(const char *bootstrap, int argc, char **argv)
+{
+	if (argc != 1)
+		usage();
+	take_over(bootstrap, argv[0]);
+}
+
+static void
+leave_open(const char *bootstrap, int argc, char **argv)
+{
+	rd_kafka_t *producer;
+	rd_kafka_error_t *error;
+	rd_kafka_resp_err_t err;
+
+	if (argc != 2)
+		usage();
+	producer = take_over(bootstrap, argv[0]);
+	error = rd_kafka_begin_transaction(producer);
+	if (error)
+		fail("begin", rd_kafka_error_name(error));
+	err = rd_kafka_producev(producer, RD_KAFKA_V_TOPIC(argv[1]), RD_KAFKA_V_PARTITION(0),
+							RD_KAFKA_V_KEY("open", 4), RD_KAFKA_V_END);
+	if (!err)
+		err = rd_kafka_flush(producer, TIMEOUT_MS);
+	if (err)
+		fail(argv[1], rd_kafka_err2name(err));
 }
 
 static void
@@ -370,6 +413,8 @@ run(const char *bootstrap, const char *command, int argc, char **argv)
 		brokers(argc, argv);
 	else if (strcmp(command, "fence") == 0)
 		fence(bootstrap, argc, argv);
+	else if (strcmp(command, "leave-open") == 0)
+		leave_open(bootstrap, argc, argv);
 	else
 		usage();
 }

@@ -80,6 +80,14 @@ withheld('not read', qr/^position topic "\Q$position\E": .*authorization/i, $gra
 $kafka->undeny('app', 'read', topic => $position);
 healed('not read');
 
+# A stranger's transaction that is open on it hides what was written before a relay starts.
+$kafka->leave_open('stranger', $position);
+new_relay();
+publish();
+withheld('hidden', qr/^position topic "\Q$position\E": a transaction that is open on it hides its end$/, qr/find-hanging/);
+$kafka->fence('stranger');
+healed('hidden');
+
 # It is deleted.
 $kafka->delete_topic($position);
 publish();

@@ -11,7 +11,9 @@
  * Two handles: one that sees all says where the partition ends, and one that
  * sees only what is committed reads up to there.  With the latter alone, an end
  * before a transaction that is still being settled would pass for the end.
- * Should that happen (other clients may write there), we wait until it is.
+ * Should that happen (other clients may write there, and a relay of another
+ * database shares the topic where its server has the same name), we wait until it
+ * is, and say so.
  *
  * All of that blocks, so a thread of ours does it; it touches nothing of the
  * client but what is passed here, and hands over under the lock.
@@ -43,7 +45,6 @@ struct KafkaBookmarkReader
 	pthread_mutex_t lock;
 	bool		done;
 	rd_kafka_resp_err_t err;	/* of the last try */
-	char		what[64];		/* that was tried */
 	char		detail[256];	/* the broker's text, or empty */
 	char	   *text;
 };
@@ -56,7 +57,9 @@ kafka_bookmark_error(OutboxClient *client, OutboxError *error,
 	const char *topic = client->bookmark_topic;
 	char		text[256];
 
-	snprintf(text, sizeof(text), "position topic \"%.150s\": %s", topic, rd_kafka_err2str(err));
+	snprintf(text, sizeof(text), "position topic \"%.150s\": %s", topic,
+			 err == RD_KAFKA_RESP_ERR_CONCURRENT_TRANSACTIONS ?
+			 "a transaction that is open on it hides its end" : rd_kafka_err2str(err));
 	kafka_error_set(error, failure, err, text);
 	if (err == RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED ||
 		err == RD_KAFKA_RESP_ERR_CLUSTER_AUTHORIZATION_FAILED)
@@ -69,6 +72,9 @@ kafka_bookmark_error(OutboxClient *client, OutboxError *error,
 			 err == RD_KAFKA_RESP_ERR_INVALID_REPLICATION_FACTOR)
 		snprintf(error->hint, sizeof(error->hint),
 				 "Start more brokers, or create topic \"%.150s\" with fewer replicas.", topic);
+	else if (err == RD_KAFKA_RESP_ERR_CONCURRENT_TRANSACTIONS)
+		snprintf(error->hint, sizeof(error->hint),
+				 "Wait until that ends; \"kafka-transactions.sh find-hanging\" shows one that never will.");
 	else if (err == RD_KAFKA_RESP_ERR__TIMED_OUT)
 		snprintf(error->hint, sizeof(error->hint),
 				 "Check that topic \"%.120s\" has a leader and min.insync.replicas in sync.", topic);
@@ -76,12 +82,10 @@ kafka_bookmark_error(OutboxClient *client, OutboxError *error,
 
 /* Note what the last try came to. */
 static void
-note(struct KafkaBookmarkReader *reader, const char *what,
-	 rd_kafka_resp_err_t err, const char *detail)
+note(struct KafkaBookmarkReader *reader, rd_kafka_resp_err_t err, const char *detail)
 {
 	pthread_mutex_lock(&reader->lock);
 	reader->err = err;
-	snprintf(reader->what, sizeof(reader->what), "%s", what);
 	snprintf(reader->detail, sizeof(reader->detail), "%s", detail ? detail : "");
 	pthread_mutex_unlock(&reader->lock);
 }
@@ -164,7 +168,7 @@ ensure_topic(OutboxClient *client, rd_kafka_t *rk, rd_kafka_topic_t *rkt)
 			err == RD_KAFKA_RESP_ERR__UNKNOWN_TOPIC)
 			err = RD_KAFKA_RESP_ERR__TIMED_OUT; /* not everywhere yet */
 	}
-	note(reader, "looking it up", err, detail);
+	note(reader, err, detail);
 	return err == RD_KAFKA_RESP_ERR_NO_ERROR;
 }
 
@@ -186,6 +190,8 @@ read_up_to(OutboxClient *client, rd_kafka_topic_t *rkt, int64_t end, char **text
 {
 	struct KafkaBookmarkReader *reader = client->bookmark_reader;
 	int64_t		at = 0;
+	int64_t		heard_ms = thread_now_ms();
+	bool		hidden = false;
 
 	while (at < end && !atomic_load(&reader->stop))
 	{
@@ -193,17 +199,29 @@ read_up_to(OutboxClient *client, rd_kafka_topic_t *rkt, int64_t end, char **text
 		rd_kafka_resp_err_t err;
 
 		if (message == NULL)
+		{
+			/* the end of what is visible is told once */
+			if (!hidden && thread_now_ms() - heard_ms > CALL_TIMEOUT_MS)
+				note(reader, RD_KAFKA_RESP_ERR__TIMED_OUT, NULL);
 			continue;
+		}
+		heard_ms = thread_now_ms();
 		err = message->err;
 		if (err == RD_KAFKA_RESP_ERR_NO_ERROR)
 		{
 			take_record(client, message, text);
 			at = message->offset + 1;
+			hidden = false;
+			note(reader, err, NULL);
 		}
 		else if (err == RD_KAFKA_RESP_ERR__PARTITION_EOF)
+		{
 			at = message->offset > at ? message->offset : at;
+			hidden = at < end;
+			note(reader, hidden ? RD_KAFKA_RESP_ERR_CONCURRENT_TRANSACTIONS : RD_KAFKA_RESP_ERR_NO_ERROR, NULL);
+		}
 		else
-			note(reader, "reading it", err, NULL);
+			note(reader, err, NULL);
 		rd_kafka_message_destroy(message);
 		/* those that pass are tried again by the library itself */
 		if (err == RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED ||
@@ -232,7 +250,7 @@ try_read(OutboxClient *client, rd_kafka_t *all, rd_kafka_t *committed, char **te
 		rd_kafka_resp_err_t err = rd_kafka_query_watermark_offsets(all, name, 0, &low, &high,
 																   CALL_TIMEOUT_MS);
 
-		note(reader, "asking where it ends", err, NULL);
+		note(reader, err, NULL);
 		ok = err == RD_KAFKA_RESP_ERR_NO_ERROR;
 	}
 	if (ok && low < high)
@@ -244,7 +262,7 @@ try_read(OutboxClient *client, rd_kafka_t *all, rd_kafka_t *committed, char **te
 			rd_kafka_consume_stop(topic, 0);
 		}
 		else
-			note(reader, "reading it", rd_kafka_last_error(), NULL);
+			note(reader, rd_kafka_last_error(), NULL);
 	}
 	rd_kafka_topic_destroy(topic);
 	rd_kafka_topic_destroy(all_topic);
@@ -261,7 +279,7 @@ consumer_new(struct KafkaBookmarkReader *reader, rd_kafka_conf_t **conf)
 	if (rk != NULL)
 		*conf = NULL;
 	else
-		note(reader, "opening a consumer", RD_KAFKA_RESP_ERR__INVALID_ARG, errstr);
+		note(reader, RD_KAFKA_RESP_ERR__INVALID_ARG, errstr);
 	return rk;
 }
 
@@ -377,6 +395,10 @@ kafka_bookmark_read(OutboxClient *client, const char **text, OutboxError *error)
 			reader->err == RD_KAFKA_RESP_ERR_POLICY_VIOLATION)
 			failure = OUTBOX_CONFIG;
 		kafka_bookmark_error(client, error, failure, reader->err);
+		if (reader->detail[0] != '\0')
+			snprintf(error->text + strlen(error->text), sizeof(error->text) - strlen(error->text),
+					 ": %s", reader->detail);
+		kafka_scrub(client, error->text, sizeof(error->text));
 	}
 	pthread_mutex_unlock(&reader->lock);
 	return failure;
