@@ -32,7 +32,6 @@
 #include "relay/relay.h"
 
 #define MIN_FLOW		8192	/* messages */
-#define MAX_FLOW		131072	/* in effect none, see read.c */
 
 /* How many of the main stream are under way? */
 static uint64
@@ -53,7 +52,7 @@ adapt(OutboxFlow *flow, bool connected)
 	bool		slow = flow->was_held_back && flow->answered < MIN_FLOW;
 
 	if (slow && connected)
-		flow->limit = Min(flow->limit * 2, MAX_FLOW);
+		flow->limit = Min(flow->limit * 2, RELAY_MAX_ENTRIES);
 	else
 		flow->limit = Max(flow->limit - flow->limit / 8, MIN_FLOW);
 	flow->was_held_back = false;

@@ -17,8 +17,6 @@
 #include "relay/relay.h"
 #include "utils/inval.h"
 
-#define MAX_ENTRIES		131072	/* in the main window */
-
 /* Does this stream get a message? */
 static bool
 wanted(void *arg, const char *topic, int topic_len, const char *target, uint64 id)
@@ -79,7 +77,7 @@ has_room(Relay *relay)
 	/* something is always left for it, and a large message goes alone */
 	budget = Max(budget - Min(reserved, budget), budget / 16);
 	return (window->bytes == 0 || window->bytes + FETCH_BYTES <= budget) &&
-		window->next - window->first <= MAX_ENTRIES - FETCH_MESSAGES;
+		window->next - window->first <= RELAY_MAX_ENTRIES - FETCH_MESSAGES;
 }
 
 /* Read what is new, as far as there is room; true when there is more. */

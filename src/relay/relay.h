@@ -227,6 +227,7 @@ extern void relay_drop_wait_set(Relay *relay);
 
 #define FETCH_MESSAGES		4096
 #define FETCH_BYTES			(1024 * 1024)
+#define RELAY_MAX_ENTRIES	131072	/* in the main window */
 #define RELAY_FLOW_MS			50	/* a period of flow.c */
 
 #endif							/* OUTBOX_RELAY_H */

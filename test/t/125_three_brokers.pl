@@ -59,7 +59,7 @@ ok($pg->flush, 'delivered');
 $pg->judge_ok($kafka, [ $topic, @single ], 'a dead broker: all once and in order');
 $pg->wait_ok('SELECT lagging_topics = 0 FROM outbox.relay_status', 'none lags');
 
-# More than are ever under way at a time, and less than the relay's memory.
+# More than are under way at a time while answers come, and less than the relay's memory.
 $pg->sql("ALTER SYSTEM SET outbox.relay_memory = '64MB'");
 $pg->reload;
 $kafka->kill_broker(3);
