@@ -113,6 +113,8 @@ relay_client_ensure(Relay *relay)
 			psprintf("pg_outbox.%s.%s", relay->server->core.home, relay->server->name);
 		config.bookmark_topic = position_topic(relay->server);
 	}
+	/* before: its threads may compute times of day at once */
+	relay->clock_ahead = clock_ahead();
 	if (config.transactional_id != NULL && relay->transport->transaction == NULL)
 	{
 		strlcpy(error.text, "this kind of server can't deliver exactly once", sizeof(error.text));
@@ -130,7 +132,6 @@ relay_client_ensure(Relay *relay)
 		return false;
 	}
 	relay->errors_seen = 0;
-	relay->clock_ahead = clock_ahead();
 	relay_drop_wait_set(relay);
 	relay_chunk_client_opened(relay);
 	return true;

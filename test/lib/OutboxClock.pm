@@ -10,7 +10,9 @@ use strict;
 use warnings;
 
 use PostgreSQL::Test::Utils ();
+use Time::HiRes qw(CLOCK_MONOTONIC clock_gettime usleep);
 
+my $shortest = 1.5;
 my $library = ($ENV{OUTBOX_BUILD} || 'build') . '/fault_clock.so';
 
 sub new
@@ -20,13 +22,17 @@ sub new
 	return $self->set(0);
 }
 
-# In place: servers have it mapped.
+# In place: servers have it mapped.  A change lasts: a relay looks once a second, and set
+# forth and back meanwhile, the clock has not changed for it.
 sub set
 {
 	my ($self, $seconds) = @_;
+	my $rest = ($self->{since} || 0) + $shortest - clock_gettime(CLOCK_MONOTONIC);
+	usleep($rest * 1_000_000) if $rest > 0;
 	open my $f, -e $self->{file} ? '+<' : '>', $self->{file} or die "$self->{file}: $!\n";
 	syswrite($f, pack('q', $seconds)) == 8 or die "$self->{file}: $!\n";
 	close $f;
+	$self->{since} = clock_gettime(CLOCK_MONOTONIC) if $seconds != ($self->{ahead} // $seconds);
 	$self->{ahead} = $seconds;
 	return $self;
 }
