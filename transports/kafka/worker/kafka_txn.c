@@ -292,7 +292,7 @@ kafka_transaction(OutboxClient *client, OutboxTxnStep step, OutboxError *error)
 		kafka_error_set(error, failure, rd_kafka_error_code(cause),
 						"no coordinator of transactions has answered yet");
 		snprintf(error->hint, sizeof(error->hint),
-				 "Check that there are as many brokers as transaction.state.log.replication.factor says, and that topics written last have min.insync.replicas in sync.");
+				 "Check that there are as many brokers as transaction.state.log.replication.factor says, and that topics written last have leaders and min.insync.replicas in sync.");
 	}
 	else if (failure == OUTBOX_ABORT && client->bookmark_err != RD_KAFKA_RESP_ERR_NO_ERROR)
 	{
