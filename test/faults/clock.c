@@ -54,12 +54,18 @@ find_clock(void)
 	}
 }
 
+static int
+real_clock(clockid_t clock, struct timespec *now)
+{
+	return next_clock_gettime != NULL
+		? next_clock_gettime(clock, now)
+		: (int) syscall(SYS_clock_gettime, clock, now);
+}
+
 int
 clock_gettime(clockid_t clock, struct timespec *now)
 {
-	int			result = next_clock_gettime != NULL
-		? next_clock_gettime(clock, now)
-		: (int) syscall(SYS_clock_gettime, clock, now);
+	int			result = real_clock(clock, now);
 
 	if (result == 0 && (clock == CLOCK_REALTIME || clock == CLOCK_REALTIME_COARSE))
 		now->tv_sec += *offset;
@@ -117,7 +123,9 @@ cnd_timedwait(cnd_t *cond, mtx_t *mutex, const struct timespec *until)
 	struct timespec due = *until;
 	int			result;
 
-	clock_gettime(CLOCK_REALTIME, &now);
+	/* by the same offset as what is taken off again, should it jump just now */
+	real_clock(CLOCK_REALTIME, &now);
+	now.tv_sec += ahead;
 	look = now;
 	look.tv_nsec += LOOK_EVERY_NS;
 	if (look.tv_nsec >= 1000000000)
