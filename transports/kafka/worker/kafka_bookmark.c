@@ -74,7 +74,7 @@ kafka_bookmark_error(OutboxClient *client, OutboxError *error,
 				 "Start more brokers, or create topic \"%.150s\" with fewer replicas.", topic);
 	else if (err == RD_KAFKA_RESP_ERR_CONCURRENT_TRANSACTIONS)
 		snprintf(error->hint, sizeof(error->hint),
-				 "Wait until that ends; \"kafka-transactions.sh find-hanging\" shows one that never will.");
+				 "Wait until that ends; \"kafka-transactions.sh describe-producers --topic %.120s --partition 0\" shows whose it is.", topic);
 	else if (err == RD_KAFKA_RESP_ERR__TIMED_OUT)
 		snprintf(error->hint, sizeof(error->hint),
 				 "Check that topic \"%.120s\" has a leader and min.insync.replicas in sync.", topic);
@@ -163,7 +163,10 @@ ensure_topic(OutboxClient *client, rd_kafka_t *rk, rd_kafka_topic_t *rkt)
 	{
 		err = create(rk, client->bookmark_topic, detail, sizeof(detail), &reader->stop);
 		if (err == RD_KAFKA_RESP_ERR_NO_ERROR)
+		{
+			detail[0] = '\0';	/* that somebody else has made it */
 			err = describe(rk, rkt);
+		}
 		if (err == RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART ||
 			err == RD_KAFKA_RESP_ERR__UNKNOWN_TOPIC)
 			err = RD_KAFKA_RESP_ERR__TIMED_OUT; /* not everywhere yet */
