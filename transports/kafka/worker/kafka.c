@@ -62,8 +62,11 @@ kafka_client_release(OutboxClient *client)
 	for (int i = 0; i < client->nsecrets; i++)
 		free(client->secrets[i]);
 	free(client->secrets);
+	if (client->reports_first < client->reports_end)
+		kafka_sent_back(client, client->reports + client->reports_first,
+						client->reports_end - client->reports_first);
 	free(client->reports);
-	kafka_headers_free(client);
+	kafka_sent_free(client);
 	free(client->transactional_id);
 	kafka_step_free(client);
 	kafka_bookmark_free(client);

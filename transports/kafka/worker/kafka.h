@@ -38,10 +38,31 @@
 #include "transport/source.h"
 #include "transport/transport.h"
 
+/* Goes with a record and comes back with its report; see kafka_sent.c. */
+typedef struct KafkaSent KafkaSent;
+typedef struct KafkaSentBlock KafkaSentBlock;
+
+#define KAFKA_SHAPES		4
+#define KAFKA_SHAPE_HEADERS	8
+#define KAFKA_SHAPE_NAMES	256		/* bytes, with a NUL each */
+#define KAFKA_SHAPE_VALUES	256
+
+/* Headers of the same names and lengths, of which lists are used again. */
+typedef struct KafkaShape
+{
+	int			nheaders;		/* 0: none yet */
+	uint64_t	version;		/* grows when it becomes another one */
+	size_t		lens[KAFKA_SHAPE_HEADERS];
+	char		names[KAFKA_SHAPE_NAMES];	/* one behind the other */
+	KafkaSent **spare;
+	size_t		nspare;
+	size_t		max_spare;
+} KafkaShape;
+
 /* A partition, as far as its first record is concerned; see kafka_first.c. */
 typedef struct KafkaFirst
 {
-	void	   *pioneer;		/* tag of the one that is on its way alone */
+	KafkaSent  *pioneer;		/* the one that is on its way alone */
 	int64_t		stored;			/* monotonic ms, when one was, about; 0: none */
 } KafkaFirst;
 
@@ -107,11 +128,16 @@ struct OutboxClient
 	size_t		reports_first;
 	size_t		reports_end;
 	size_t		reports_size;
-	rd_kafka_headers_t **lists; /* to be used again; see kafka_headers.c */
-	size_t		nlists;
-	size_t		max_lists;
 	bool		failure_ahead;	/* a failed one waits for poll() */
 	int64_t		drained_tick;	/* coarse ms when the queue was last empty */
+
+	/* lists of headers to be used again, see kafka_sent.c */
+	KafkaShape	shapes[KAFKA_SHAPES];
+	int			next_shape;		/* the place to be taken next */
+	int			strangers;		/* records of no known shape since the last was */
+	size_t		nspare;			/* of all shapes */
+	KafkaSent  *bare[KAFKA_SHAPE_HEADERS + 1];	/* unused, by room for values */
+	KafkaSentBlock *sent_blocks;
 
 	/* status */
 	atomic_int	brokers_up;
@@ -179,17 +205,17 @@ extern void kafka_first_configure(OutboxClient *client, const char *partitioner)
 extern bool kafka_first_allows(OutboxClient *client, KafkaTopic *topic,
 							   const OutboxRecord *record, KafkaFirst **first);
 extern void kafka_first_sent(OutboxClient *client, KafkaTopic *topic, KafkaFirst *first,
-							 void *tag);
+							 KafkaSent *sent);
 extern void kafka_first_reported(OutboxClient *client,
 								 const rd_kafka_message_t *message);
 
-/* kafka_headers.c */
-extern rd_kafka_headers_t *kafka_headers_of(OutboxClient *client,
-											const OutboxRecord *record);
-extern void kafka_headers_keep(OutboxClient *client,
-							   const rd_kafka_message_t *message);
-extern void kafka_headers_trim(OutboxClient *client);
-extern void kafka_headers_free(OutboxClient *client);
+/* kafka_sent.c */
+extern KafkaSent *kafka_sent_make(OutboxClient *client, const OutboxRecord *record);
+extern rd_kafka_headers_t *kafka_sent_headers(const KafkaSent *sent);
+extern void kafka_sent_refused(OutboxClient *client, KafkaSent *sent);
+extern KafkaSent *kafka_sent_detach(const rd_kafka_message_t *message);
+extern void kafka_sent_back(OutboxClient *client, OutboxReport *reports, size_t n);
+extern void kafka_sent_free(OutboxClient *client);
 
 /* kafka_report.c */
 extern int	kafka_poll(OutboxClient *client, OutboxReport *reports, int max);

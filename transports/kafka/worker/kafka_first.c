@@ -123,11 +123,11 @@ kafka_first_allows(OutboxClient *client, KafkaTopic *topic, const OutboxRecord *
 }
 
 void
-kafka_first_sent(OutboxClient *client, KafkaTopic *topic, KafkaFirst *first, void *tag)
+kafka_first_sent(OutboxClient *client, KafkaTopic *topic, KafkaFirst *first, KafkaSent *sent)
 {
 	if (first == NULL)
 		return;
-	first->pioneer = tag;
+	first->pioneer = sent;
 	topic->npioneers++;
 	/* known by the time when it has been stored, at best */
 	if (first == &topic->any)
@@ -138,16 +138,16 @@ kafka_first_sent(OutboxClient *client, KafkaTopic *topic, KafkaFirst *first, voi
 static void
 forget_pioneer(KafkaTopic *topic, const rd_kafka_message_t *message)
 {
-	void	   *tag = message->_private;
+	KafkaSent  *sent = message->_private;
 	int32_t		partition = message->partition;
 	KafkaFirst *first = NULL;
 
-	if (topic->any.pioneer == tag)
+	if (topic->any.pioneer == sent)
 		first = &topic->any;
-	else if (partition >= 0 && partition < topic->nfirsts && topic->firsts[partition].pioneer == tag)
+	else if (partition >= 0 && partition < topic->nfirsts && topic->firsts[partition].pioneer == sent)
 		first = &topic->firsts[partition];
 	for (int i = 0; first == NULL && i < topic->nfirsts; i++)
-		if (topic->firsts[i].pioneer == tag)
+		if (topic->firsts[i].pioneer == sent)
 			first = &topic->firsts[i];	/* it went elsewhere */
 	if (first == NULL)
 		return;

@@ -286,9 +286,8 @@ kafka_delivered(rd_kafka_t *rk, const rd_kafka_message_t *message, void *opaque)
 	}
 	if (!client->transactional)
 		kafka_first_reported(client, message);
-	kafka_headers_keep(client, message);
 	report = &client->reports[client->reports_end++];
-	report->tag = message->_private;
+	report->tag = kafka_sent_detach(message);
 	if (message->err == RD_KAFKA_RESP_ERR_NO_ERROR)
 	{
 		report->failure = OUTBOX_OK;
@@ -462,7 +461,7 @@ kafka_poll(OutboxClient *client, OutboxReport *reports, int max)
 		memcpy(reports, client->reports + client->reports_first, n * sizeof(OutboxReport));
 	client->accepted -= n;
 	client->reports_first += n;
-	kafka_headers_trim(client);
+	kafka_sent_back(client, reports, n);
 	if (client->reports_first == client->reports_end)
 	{
 		client->reports_first = client->reports_end = 0;

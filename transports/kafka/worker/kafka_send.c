@@ -180,7 +180,7 @@ kafka_send(OutboxClient *client, const OutboxRecord *record,
 {
 	rd_kafka_vu_t args[8];
 	int			nargs = 0;
-	rd_kafka_headers_t *headers;
+	KafkaSent  *sent;
 	rd_kafka_error_t *refusal;
 	KafkaTopic *topic = NULL;
 	KafkaFirst *first;
@@ -203,6 +203,11 @@ kafka_send(OutboxClient *client, const OutboxRecord *record,
 		return kafka_error_set(error, OUTBOX_LATER, RD_KAFKA_RESP_ERR__PREV_IN_PROGRESS,
 							   "the first record of its partition is on its way");
 
+	sent = kafka_sent_make(client, record);
+	if (sent == NULL)
+		return kafka_error_set(error, OUTBOX_RETRY, RD_KAFKA_RESP_ERR__FAIL,
+							   "out of memory");
+
 	args[nargs].vtype = RD_KAFKA_VTYPE_RKT;
 	args[nargs++].u.rkt = topic->rkt;
 	args[nargs].vtype = RD_KAFKA_VTYPE_PARTITION;
@@ -215,7 +220,7 @@ kafka_send(OutboxClient *client, const OutboxRecord *record,
 	args[nargs].u.mem.ptr = (void *) record->key;
 	args[nargs++].u.mem.size = record->key ? record->key_len : 0;
 	args[nargs].vtype = RD_KAFKA_VTYPE_OPAQUE;
-	args[nargs++].u.ptr = record->tag;
+	args[nargs++].u.ptr = sent;
 	args[nargs].vtype = RD_KAFKA_VTYPE_TIMESTAMP;
 	args[nargs++].u.i64 = record->timestamp_ms;
 
@@ -223,22 +228,20 @@ kafka_send(OutboxClient *client, const OutboxRecord *record,
 	 * As a list: with single headers, 2.0.2 frees them twice when the
 	 * partition does not exist.
 	 */
-	headers = kafka_headers_of(client, record);
-	if (headers != NULL)
+	if (record->nheaders > 0)
 	{
 		args[nargs].vtype = RD_KAFKA_VTYPE_HEADERS;
-		args[nargs++].u.headers = headers;
+		args[nargs++].u.headers = kafka_sent_headers(sent);
 	}
 
 	refusal = rd_kafka_produceva(client->rk, args, nargs);
 	if (refusal == NULL)
 	{
 		client->accepted++;
-		kafka_first_sent(client, topic, first, record->tag);
+		kafka_first_sent(client, topic, first, sent);
 		return OUTBOX_OK;
 	}
-	if (headers != NULL)
-		rd_kafka_headers_destroy(headers);
+	kafka_sent_refused(client, sent);
 	failure = produce_refused(client, topic, record, refusal, error);
 	rd_kafka_error_destroy(refusal);
 	return failure;
