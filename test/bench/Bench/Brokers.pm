@@ -59,12 +59,14 @@ sub drain_once
 	my $topic = create_topic($broker);
 	Bench::Relay::publish_backlog($bench, $dbname, $topic, $n);
 	$pg->sql($dbname, 'CHECKPOINT');
+	$pg->open_session($dbname);
 	my $start = time;
 	create_server($bench, $broker, $dbname, $topic, start => 'earliest');
 	my $pid = $pg->relay_pid($dbname, 'events');
 	$pg->flush($dbname, 600);
 	my $seconds = time - $start;
 	my $cpu = $pg->cpu_seconds($pid);
+	$pg->close_session($dbname);
 	check_count($broker, $topic, $n, 'the relay');
 	# freed before the next round, so that each reads its own messages only
 	$pg->wait_for($dbname, 'SELECT sum(pg_relation_size(relid)) < 64 * 1024 * 1024 FROM outbox.segments', 60);

@@ -25,7 +25,7 @@ sub watch_memory
 		{
 			my $mb = $pg->anonymous_mb($pid) || 0;
 			$peak = $mb if $mb > $peak;
-			select undef, undef, undef, 0.02;
+			select undef, undef, undef, 0.05;
 		}
 		syswrite $write, $peak;
 		# no destructors: server and broker are the parent's
@@ -64,6 +64,7 @@ sub drain_once
 
 	publish_backlog($bench, $dbname, $topic, $n);
 	$pg->sql($dbname, 'CHECKPOINT');
+	$pg->open_session($dbname);
 	my $start = time;
 	$pg->create_server($dbname, 'events', $kafka->bootstrap, topics => $topic, start => 'earliest', %options);
 	my $pid = $pg->relay_pid($dbname, 'events');
@@ -72,6 +73,7 @@ sub drain_once
 	my $seconds = time - $start;
 	my $cpu = $pg->cpu_seconds($pid);
 	my $peak = $peak_of->();
+	$pg->close_session($dbname);
 	my $arrived = $kafka->count($topic);
 	# transactions end with a record too
 	$arrived = $n if $options{exactly_once} && $arrived >= $n;

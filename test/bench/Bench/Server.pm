@@ -2,6 +2,8 @@
 package Bench::Server;
 use strict;
 use warnings;
+use IO::Handle;
+use IPC::Open2;
 use POSIX ();
 use Time::HiRes qw(time usleep);
 
@@ -64,12 +66,62 @@ sub run
 	return $output;
 }
 
+sub psql
+{
+	my ($self, $dbname) = @_;
+	return ("$self->{bin}/psql", '-X', '-q', '-At', '-v', 'ON_ERROR_STOP=1', '-d', $self->conninfo($dbname));
+}
+
 # The result of a statement, unaligned.
 sub sql
 {
 	my ($self, $dbname, $sql) = @_;
-	return $self->run("$self->{bin}/psql", '-X', '-q', '-At', '-v', 'ON_ERROR_STOP=1',
-		'-d', $self->conninfo($dbname), '-c', $sql);
+	my $session = $self->{sessions}{$dbname};
+	return $session ? ask($session, $sql) : $self->run($self->psql($dbname), '-c', $sql);
+}
+
+# From now on statements for a database go through one session, so that what is timed is
+# what they do, and neither the start of a psql nor that of a backend.
+sub open_session
+{
+	my ($self, $dbname) = @_;
+	my $session = {};
+
+	$session->{pid} = open2($session->{from}, $session->{to}, $self->psql($dbname));
+	$session->{to}->autoflush(1);
+	ask($session, 'SELECT 1');
+	$self->{sessions}{$dbname} = $session;
+	return;
+}
+
+sub close_session
+{
+	my ($self, $dbname) = @_;
+	my $session = delete $self->{sessions}{$dbname};
+
+	close $session->{to};
+	close $session->{from};
+	local $?;
+	waitpid $session->{pid}, 0;
+	return;
+}
+
+sub ask
+{
+	my ($session, $sql) = @_;
+	my $output = '';
+
+	print { $session->{to} } "$sql;\n\\echo -- end\n";
+	while (my $line = readline $session->{from})
+	{
+		if ($line eq "-- end\n")
+		{
+			chomp $output;
+			return $output;
+		}
+		$output .= $line;
+	}
+	die "failed: $sql\n$output";
 }
 
 # Seconds that a statement took, as psql saw it.
