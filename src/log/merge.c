@@ -71,6 +71,8 @@ typedef struct LaneCursor
 struct OutboxMerge
 {
 	LaneCursor	lanes[OUTBOX_LANES];
+	LaneCursor *left[OUTBOX_LANES]; /* those that may have more */
+	int			nleft;
 	LaneCursor *last;			/* where the last row came from */
 	bool		consumed;		/* the row that it stands on is handed out */
 	uint64		from;
@@ -355,7 +357,12 @@ outbox_merge_begin(const OutboxRanges *ranges, uint64 from, Snapshot snapshot,
 	}
 	for (int lane = 0; lane < OUTBOX_LANES; lane++)
 		if (!merge->lanes[lane].done)
-			seek_in_segment(merge, &merge->lanes[lane], range_start(&merge->lanes[lane]));
+		{
+			LaneCursor *c = &merge->lanes[lane];
+
+			seek_in_segment(merge, c, range_start(c));
+			merge->left[merge->nleft++] = c;
+		}
 	return merge;
 }
 
@@ -494,14 +501,15 @@ outbox_merge_next(OutboxMerge *merge, HeapTuple tuple, OutboxRow *row)
 	if (merge->last != NULL && merge->consumed)
 		merge->last->row++;
 	merge->last = NULL;
-	for (int lane = 0; lane < OUTBOX_LANES; lane++)
+	for (int i = merge->nleft - 1; i >= 0; i--)
 	{
-		LaneCursor *c = &merge->lanes[lane];
+		LaneCursor *c = merge->left[i];
 
 		if (!c->ready)
 			advance(merge, c);
-		if (lane_passed(c) != PG_UINT64_MAX &&
-			(best == NULL || lane_passed(c) < lane_passed(best)))
+		if (lane_passed(c) == PG_UINT64_MAX)
+			merge->left[i] = merge->left[--merge->nleft];
+		else if (best == NULL || lane_passed(c) < lane_passed(best))
 			best = c;
 	}
 	if (best == NULL || !best->ready)

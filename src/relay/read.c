@@ -59,6 +59,8 @@ relay_stream_read(OutboxStream *stream, Size max_bytes)
 	{
 		if (i == relay->nfetched / 2)
 			OUTBOX_FAULT("relay-between-entries");
+		if (i + PREFETCH_ENTRIES < relay->nfetched)
+			outbox_entry_prefetch_whole(outbox_entry_of(relay->fetched[i + PREFETCH_ENTRIES]));
 		outbox_window_add(stream->window, relay->fetched[i],
 						  relay_is_acked(relay, relay->fetched[i]->id));
 	}

@@ -21,7 +21,6 @@
 #define REPORTS_AT_ONCE		1024
 #define LATENCY_WEIGHT		64		/* of the past in its running mean */
 #define LOOK_BEYOND			4096	/* entries looked at behind one that waits */
-#define PREFETCH			8		/* reports ahead */
 
 /* What one poll brought, for the figures. */
 typedef struct Delivered
@@ -143,8 +142,8 @@ relay_collect(Relay *relay)
 		INSTR_TIME_SET_CURRENT(d.moved);
 		for (int i = 0; i < n; i++)
 		{
-			if (i + PREFETCH < n)
-				outbox_entry_prefetch(reports[i + PREFETCH].tag);
+			if (i + PREFETCH_ENTRIES < n)
+				outbox_entry_prefetch(reports[i + PREFETCH_ENTRIES].tag);
 			take_report(relay, &reports[i], &d);
 		}
 		relay->flow.answered += d.of_main;
@@ -245,6 +244,8 @@ send_stream(Relay *relay, OutboxStream *stream, uint64 room)
 		if (seq < window->first)
 			continue;
 		entry = outbox_window_entry(window, seq);
+		if (seq + PREFETCH_ENTRIES < end)
+			outbox_entry_prefetch_whole(outbox_window_entry(window, seq + PREFETCH_ENTRIES));
 		if (passing)
 			window->unsent = seq;
 		if (entry == NULL || entry->state == OUTBOX_ENTRY_SENT ||

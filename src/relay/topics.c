@@ -44,7 +44,7 @@ topics_create(MemoryContext parent)
 static inline bool
 is_named(const OutboxTopic *topic, const char *name, int len)
 {
-	return strncmp(topic->name, name, len) == 0 && topic->name[len] == '\0';
+	return topic->name_len == len && memcmp(topic->name, name, len) == 0;
 }
 
 /* Where a name is, or where it would go. */
@@ -86,7 +86,7 @@ rebuild(OutboxTopics *topics, int nslots, bool keep_idle)
 			pfree(old[i]);
 			continue;
 		}
-		topics->slots[find_slot(topics, old[i]->name, strlen(old[i]->name))] = old[i];
+		topics->slots[find_slot(topics, old[i]->name, old[i]->name_len)] = old[i];
 		topics->n++;
 	}
 	pfree(old);
@@ -115,6 +115,7 @@ topics_get(OutboxTopics *topics, const char *name, int len)
 	topic->name = MemoryContextAlloc(topics->context, len + 1);
 	memcpy(topic->name, name, len);
 	topic->name[len] = '\0';
+	topic->name_len = len;
 	topics->slots[find_slot(topics, name, len)] = topic;
 	topics->n++;
 	return topic;

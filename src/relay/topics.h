@@ -24,7 +24,8 @@ typedef enum OutboxTopicState
 
 typedef struct OutboxTopic
 {
-	char	   *name;			/* NUL-terminated UTF-8 */
+	char	   *name;
+	int			name_len;			/* NUL-terminated UTF-8 */
 	int			entries;		/* in windows */
 	Size		bytes;			/* of those */
 	int			in_flight;		/* of those */

@@ -21,7 +21,6 @@
 #define BLOCK_BYTES		(256 * 1024)
 #define FIRST_RING_SIZE	256
 #define FIRST_HEADERS	16
-#define PREFETCH		8			/* entries ahead */
 #define US_PER_MS		1000
 
 /* timestamptz counts from 2000-01-01 */
@@ -121,7 +120,7 @@ count_headers(const OutboxMessage *m)
 static OutboxEntry *
 make_entry(OutboxWindows *all, OutboxMessage *m)
 {
-	OutboxEntry *entry = (OutboxEntry *) ((char *) m - offsetof(OutboxEntry, message));
+	OutboxEntry *entry = outbox_entry_of(m);
 
 	Assert(m->room == offsetof(OutboxEntry, message));
 	memset(entry, 0, offsetof(OutboxEntry, uuid));
@@ -221,7 +220,7 @@ outbox_entry_send(OutboxEntry *entry, const OutboxTransport *transport,
 	OutboxRecord record;
 	OutboxFailure failure;
 
-	record.topic = m->topic;
+	record.topic = entry->topic->name;
 	record.partition = m->partition;
 	record.key = m->key;
 	record.key_len = m->key_len;
@@ -370,8 +369,8 @@ outbox_window_pop(OutboxWindow *window)
 
 		if (entry != NULL && entry->state != OUTBOX_ENTRY_DONE)
 			break;
-		if (window->first + PREFETCH < window->next)
-			outbox_entry_prefetch(outbox_window_entry(window, window->first + PREFETCH));
+		if (window->first + PREFETCH_ENTRIES < window->next)
+			outbox_entry_prefetch(outbox_window_entry(window, window->first + PREFETCH_ENTRIES));
 		if (entry != NULL)
 			free_entry(entry);
 		window->first++;

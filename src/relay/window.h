@@ -47,10 +47,21 @@ typedef struct OutboxEntry
 	OutboxMessage message;		/* and what belongs to it */
 } OutboxEntry;
 
+/* The entry of a message that was read with room for it. */
+static inline OutboxEntry *
+outbox_entry_of(OutboxMessage *message)
+{
+	return (OutboxEntry *) ((char *) message - offsetof(OutboxEntry, message));
+}
+
 /*
- * Tens of thousands of entries are in flight, more than caches hold: what looks
- * at many of them in turn has them loaded ahead.
+ * Thousands of entries are under way, more than caches hold: what goes through many of
+ * them has them loaded some entries ahead.
  */
+#define PREFETCH_ENTRIES	8
+#define PREFETCH_BYTES		64		/* of a usual processor's cache line */
+
+/* ... as far as it looks at each when that was answered. */
 static inline void
 outbox_entry_prefetch(const OutboxEntry *entry)
 {
@@ -60,6 +71,18 @@ outbox_entry_prefetch(const OutboxEntry *entry)
 		return;
 	__builtin_prefetch(entry);
 	__builtin_prefetch(&entry->message.published);
+#endif
+}
+
+/* ... all of it, but for what the message points to. */
+static inline void
+outbox_entry_prefetch_whole(const OutboxEntry *entry)
+{
+#ifdef __GNUC__
+	if (entry == NULL)
+		return;
+	for (Size at = 0; at < sizeof(OutboxEntry); at += PREFETCH_BYTES)
+		__builtin_prefetch((const char *) entry + at);
 #endif
 }
 

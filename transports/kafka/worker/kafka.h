@@ -82,6 +82,7 @@ typedef struct KafkaTopic
 	KafkaFirst *firsts;
 	KafkaFirst	any;			/* of the topic as a whole, then */
 	int			npioneers;
+	int64_t		trusted_until;	/* monotonic ms: so long all partitions are */
 
 	/* The last look-up; guarded by OutboxClient.probe_lock. */
 	struct KafkaTopic *probe_next;	/* in the prober's queue */

@@ -78,6 +78,7 @@ resize(KafkaTopic *topic)
 		memset(grown + topic->nfirsts, 0, (n - topic->nfirsts) * sizeof(KafkaFirst));
 	topic->firsts = grown;
 	topic->nfirsts = n;
+	topic->trusted_until = 0;
 }
 
 /* Where a record leads to; NULL: it has no order. */
@@ -116,6 +117,9 @@ kafka_first_allows(OutboxClient *client, KafkaTopic *topic, const OutboxRecord *
 	if (client->careful || client->transactional)
 		return true;
 	resize(topic);
+	/* by far the most frequent case: no need to know where it leads to */
+	if (thread_now_ms() < topic->trusted_until)
+		return true;
 	*first = first_of(client, topic, record);
 	if (*first != NULL && is_trusted(*first))
 		*first = NULL;
@@ -155,6 +159,22 @@ forget_pioneer(KafkaTopic *topic, const rd_kafka_message_t *message)
 	topic->npioneers--;
 }
 
+/* Until when are all of its partitions trusted? */
+static int64_t
+trusted_until(const KafkaTopic *topic)
+{
+	int64_t		oldest = INT64_MAX - TRUSTED_MS;
+
+	for (int i = 0; i < topic->nfirsts; i++)
+	{
+		if (topic->firsts[i].stored == 0)
+			return 0;
+		if (topic->firsts[i].stored < oldest)
+			oldest = topic->firsts[i].stored;
+	}
+	return oldest + TRUSTED_MS;
+}
+
 /* The library has reported a record. */
 void
 kafka_first_reported(OutboxClient *client, const rd_kafka_message_t *message)
@@ -176,6 +196,8 @@ kafka_first_reported(OutboxClient *client, const rd_kafka_message_t *message)
 	}
 	first = &topic->firsts[message->partition];
 	now = thread_now_ms();
-	if (first->stored == 0 || now - first->stored > NOTED_MS)
-		first->stored = now;
+	if (first->stored != 0 && now - first->stored <= NOTED_MS)
+		return;
+	first->stored = now;
+	topic->trusted_until = trusted_until(topic);
 }
