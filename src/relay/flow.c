@@ -13,9 +13,10 @@
  * limit is, or by and by becomes, MIN_FLOW.  But it must not let what is slow or stuck
  * hold up what is not: a slow topic, or the partitions of a broker that is away, beside
  * others that would go on; and it must not hold up a far broker either.  All of these
- * show in that the limit is reached, and fewer answers come in a period: then it is
- * doubled.  So after four such periods the relay's memory is the limit, as it would be
- * without this file, and lagging.c has its say.
+ * show in that the limit is reached, and fewer answers come, period after period: then
+ * it is doubled.  So after five such periods the relay's memory is the limit, as it
+ * would be without this file, and lagging.c has its say.  One alone tells nothing: the
+ * broker makes a new file, or collects garbage.
  *
  * Streams of lagging topics are not limited: they are small, and would otherwise find
  * the room taken by the main stream each time.  Nor is what belongs to one of the
@@ -32,6 +33,7 @@
 #include "relay/relay.h"
 
 #define MIN_FLOW		8192	/* messages */
+#define SLOW_PERIODS	2		/* in a row, before the limit is doubled */
 
 /* How many of the main stream are under way? */
 static uint64
@@ -51,9 +53,10 @@ adapt(OutboxFlow *flow, bool connected)
 {
 	bool		slow = flow->was_held_back && flow->answered < MIN_FLOW;
 
-	if (slow && connected)
+	flow->slow_periods = slow && connected ? flow->slow_periods + 1 : 0;
+	if (flow->slow_periods >= SLOW_PERIODS)
 		flow->limit = Min(flow->limit * 2, RELAY_MAX_ENTRIES);
-	else
+	else if (flow->slow_periods == 0)
 		flow->limit = Max(flow->limit - flow->limit / 8, MIN_FLOW);
 	flow->was_held_back = false;
 	flow->answered = 0;

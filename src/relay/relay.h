@@ -95,6 +95,7 @@ typedef struct OutboxFlow
 	bool		held_back;		/* by it, in the last pass */
 	bool		was_held_back;	/* ... in this period */
 	uint64		answered;		/* in this period, of the main stream */
+	int			slow_periods;	/* in a row, up to now */
 	instr_time	since;			/* the period's begin */
 } OutboxFlow;
 

@@ -147,7 +147,7 @@ sub drain_of
 sub drain
 {
 	my ($bench) = @_;
-	drain_of($bench, $bench->{quick} ? 100_000 : 1_000_000, $bench->{quick} ? 1 : 9);
+	drain_of($bench, $bench->{quick} ? 100_000 : 1_000_000, $bench->{quick} ? 1 : 15);
 	return;
 }
 
