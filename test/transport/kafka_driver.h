@@ -63,6 +63,7 @@ extern OutboxFailure transaction_step(OutboxClient *client, Tally *tally,
 extern bool load_bookmark(OutboxClient *client, const char **text);
 
 extern void check_all(void);
+extern void check_headers(void);
 extern void check_relaying(void);
 extern void check_in_flight(void);
 extern void check_transactions(void);
