@@ -64,6 +64,8 @@ check_kinds(void)
 		{2, {{"b", NULL, 0}, {"a", "5", 1}}},
 		{3, {{"c", "6", 1}, {"c", "7", 1}, {"", "8", 1}}},
 		{1, {{"a", "9", 1}}},
+		{1, {{"b", "10", 2}}},
+		{1, {{"b", "1", 1}}},
 	};
 	char		topic[128];
 	char		seen[1024] = "";
@@ -88,7 +90,7 @@ check_kinds(void)
 	}
 	ok(tally.by[OUTBOX_OK] == n, "records with headers of all kinds");
 	consume(topic, 1, add_headers, seen);
-	ok(strcmp(seen, "a=1 b=2 a=3 | a=4 | | large=(1000) b= | b a=5 | c=6 c=7 =8 | a=9 | ") == 0,
+	ok(strcmp(seen, "a=1 b=2 a=3 | a=4 | | large=(1000) b= | b a=5 | c=6 c=7 =8 | a=9 | b=10 | b=1 | ") == 0,
 	   "each has its own, and no others");
 	printf("# %s\n", seen);
 	ok(T.close(client, 5000), "closed");
