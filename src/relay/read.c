@@ -3,8 +3,8 @@
  * read.c
  *	  From the log into the windows.
  *
- * A piece at a time, as far as memory allows.  Routing happens here: what a
- * server does not want is not even copied.
+ * A piece at a time, as far as memory allows, and not long before it is sent.
+ * Routing happens here: what a server does not want is not even copied.
  *
  * Copyright (c) 2026, pg_outbox contributors
  *
@@ -118,16 +118,15 @@ relay_read_log(Relay *relay)
 			pg_atomic_read_u32(&relay->slot->reload) != 0)
 			return true;
 	}
-	if (is_ahead(relay))
-		return more;
-	if (has_room(relay))
+	if (!has_room(relay))
+		lagging_find_stalled(relay);
+	else if (!is_ahead(relay))
 	{
 		/* what comes into an empty window is its head from now on */
 		if (outbox_window_is_empty(relay->main.window))
 			INSTR_TIME_SET_CURRENT(relay->head_since);
 		relay_stream_read(&relay->main, FETCH_BYTES);
 	}
-	else
-		lagging_find_stalled(relay);
-	return more || (outbox_reader_batch(reader) != NULL && has_room(relay));
+	return more || (outbox_reader_batch(reader) != NULL && has_room(relay) &&
+					!is_ahead(relay));
 }

@@ -314,7 +314,8 @@ kafka_version(void)
 
 /*
  * Overheads: librdkafka 2.0.2 allocates about 190 bytes a message beside a
- * copy of its key, about 110 for a list of headers and 90 for each header.
+ * copy of its key, about 110 for a list of headers and 90 for each header; we
+ * have a KafkaSent for each.
  */
 const OutboxTransport kafka_transport = {
 	.abi = OUTBOX_TRANSPORT_ABI,
@@ -335,7 +336,7 @@ const OutboxTransport kafka_transport = {
 	.transaction_ms = KAFKA_TRANSACTION_MS,
 	.transaction_settles_ms = 3,	/* else librdkafka waits for 20 */
 	.version = kafka_version,
-	.record_overhead = 200,
+	.record_overhead = 260,
 	.header_overhead = 190,
 	.source = &kafka_source,
 };
