@@ -350,7 +350,10 @@ note_error(OutboxClient *client, rd_kafka_resp_err_t err, const char *errstr)
 	client->nerrors++;
 }
 
-/* Has the client given up?  Not news when purge() was what broke it. */
+/*
+ * Has the client given up?  Not news when purge() was what broke it: of what is in
+ * flight, or of a request that was made and not written yet.
+ */
 static void
 check_fatal(OutboxClient *client)
 {
@@ -359,7 +362,8 @@ check_fatal(OutboxClient *client)
 												   sizeof(text));
 	OutboxFailure failure;
 
-	if (err == RD_KAFKA_RESP_ERR_NO_ERROR || client->purging)
+	if (err == RD_KAFKA_RESP_ERR_NO_ERROR || client->purging ||
+		(client->draining && err == RD_KAFKA_RESP_ERR__GAPLESS_GUARANTEE))
 		return;
 	failure = kafka_is_fenced(err) ? OUTBOX_FENCED
 		: kafka_is_config_error(err) || client->refused_config
