@@ -71,6 +71,7 @@ outbox_entry_prefetch(const OutboxEntry *entry)
 		return;
 	__builtin_prefetch(entry);
 	__builtin_prefetch(&entry->message.published);
+	__builtin_prefetch(&entry->message.target);
 #endif
 }
 
