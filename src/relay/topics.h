@@ -24,8 +24,8 @@ typedef enum OutboxTopicState
 
 typedef struct OutboxTopic
 {
-	char	   *name;
-	int			name_len;			/* NUL-terminated UTF-8 */
+	char	   *name;			/* NUL-terminated UTF-8 */
+	int			name_len;
 	int			entries;		/* in windows */
 	Size		bytes;			/* of those */
 	int			in_flight;		/* of those */
