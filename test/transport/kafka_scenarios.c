@@ -73,6 +73,49 @@ check_basics(void)
 	ok(T.close(client, 5000), "closed");
 }
 
+/*
+ * That one partition has stored a record says nothing of another: its first record
+ * with a key still goes ahead alone.
+ */
+static void
+check_first(void)
+{
+	char		topic[128];
+	OutboxClient *client;
+	OutboxError error;
+	Tally		tally = {0};
+	int			sent = 0;
+
+	topic_name(topic, "first");
+	topic_admin(topic, 2, NULL);
+	client = client_open(false);
+	/* by and by it is known how many partitions there are, and the first is trusted */
+	for (double until = now() + 20; now() < until; sent += 2)
+	{
+		if (send_keyed(client, topic, 0, "x", 1, 0, &error) != OUTBOX_OK ||
+			!wait_total(client, &tally, sent + 1, 10) ||
+			send_keyed(client, topic, 0, "x", 1, 0, &error) != OUTBOX_OK)
+			break;
+		if (send_keyed(client, topic, 0, "x", 1, 0, &error) == OUTBOX_OK)
+		{
+			sent += 3;
+			break;
+		}
+		if (!wait_total(client, &tally, sent + 2, 10))
+			break;
+	}
+	ok(wait_total(client, &tally, sent, 10) && tally.by[OUTBOX_OK] == sent && sent > 2,
+	   "a partition that has stored a record takes several at a time");
+	ok(send_keyed(client, topic, 1, "x", 1, 0, &error) == OUTBOX_OK &&
+	   send_keyed(client, topic, 1, "x", 1, 0, &error) == OUTBOX_LATER,
+	   "the first record of another one goes ahead all the same");
+	ok(wait_total(client, &tally, sent + 1, 10) &&
+	   send_keyed(client, topic, 1, "x", 1, 0, &error) == OUTBOX_OK &&
+	   send_keyed(client, topic, 1, "x", 1, 0, &error) == OUTBOX_OK,
+	   "and others when it is stored");
+	ok(wait_total(client, &tally, sent + 3, 10) && T.close(client, 5000), "closed");
+}
+
 static void
 check_too_large(void)
 {
@@ -428,6 +471,7 @@ check_all(void)
 	check_options();
 	check_basics();
 	check_headers();
+	check_first();
 	check_too_large();
 	check_missing_topic();
 	check_purge_and_down();
