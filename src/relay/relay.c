@@ -25,6 +25,10 @@
  */
 #include "postgres.h"
 
+#ifdef __GLIBC__
+#include <malloc.h>
+#endif
+
 #include "access/xact.h"
 #include "compat.h"
 #include "elapsed.h"
@@ -53,6 +57,7 @@
 #define ERROR_PAUSE_MS		1000
 #define STOP_STANDBY_MS		2000
 #define EXIT_CLOSE_MS		2000
+#define BACKLOG_MESSAGES	100000	/* delivered, before memory is given back */
 #define SERVER_LOCK_CLASS	0x4F42	/* among advisory locks: none of SQL's */
 
 PGDLLEXPORT void outbox_relay_main(Datum main_arg);
@@ -225,6 +230,23 @@ paused_turn(Relay *relay)
 	return relay->windows->in_flight > 0 ? Min(wait, BUSY_WAIT_MS) : wait;
 }
 
+/*
+ * Idle after a backlog: what the client library's threads have freed stays in pools of
+ * the C library, one a thread, unless it is asked for.
+ */
+static void
+give_memory_back(Relay *relay)
+{
+	uint64		delivered = pg_atomic_read_u64(&relay->slot->delivered);
+
+	if (delivered - relay->delivered_at_trim < BACKLOG_MESSAGES)
+		return;
+	relay->delivered_at_trim = delivered;
+#ifdef __GLIBC__
+	(void) malloc_trim(0);
+#endif
+}
+
 /* One turn of the loop; how long it may sleep afterwards, in ms. */
 static long
 relay_turn(Relay *relay)
@@ -280,7 +302,10 @@ relay_turn(Relay *relay)
 		outbox_reader_batch(relay->main.reader) != NULL)
 		return BUSY_WAIT_MS;
 	/* idle, but for a position that is not stored yet */
-	return to_store ? POSITION_EVERY_MS : outbox_poll_interval;
+	if (to_store)
+		return POSITION_EVERY_MS;
+	give_memory_back(relay);
+	return outbox_poll_interval;
 }
 
 /*

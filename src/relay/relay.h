@@ -147,6 +147,7 @@ typedef struct Relay
 	uint64		head;			/* oldest message of the main window */
 	instr_time	head_since;
 	bool		probe_now;		/* topics in trouble are tried at once */
+	uint64		delivered_at_trim;	/* when free memory was given back last */
 } Relay;
 
 /* client.c */

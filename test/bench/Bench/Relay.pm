@@ -54,8 +54,24 @@ sub publish_backlog
 	return;
 }
 
+# What a relay that has nothing to do keeps: its anonymous memory, once it is little or
+# after some seconds.
+sub idle_memory
+{
+	my ($pg, $pid) = @_;
+	my $until = time + 3;
+	my $mb;
+
+	do
+	{
+		sleep 0.1;
+		$mb = $pg->anonymous_mb($pid);
+	} until $mb < 15 || time > $until;
+	return $mb;
+}
+
 # One drain: seconds from CREATE SERVER until all is acknowledged, peak of
-# anonymous memory, seconds of CPU.
+# anonymous memory, seconds of CPU, memory afterwards.
 sub drain_once
 {
 	my ($bench, $dbname, $n, %options) = @_;
@@ -73,6 +89,7 @@ sub drain_once
 	my $seconds = time - $start;
 	my $cpu = $pg->cpu_seconds($pid);
 	my $peak = $peak_of->();
+	my $idle = idle_memory($pg, $pid);
 	$pg->close_session($dbname);
 	my $arrived = $kafka->count($topic);
 	# transactions end with a record too
@@ -87,7 +104,7 @@ sub drain_once
 	$pg->sql($dbname, 'SET client_min_messages = error; DROP SERVER events');
 	$pg->wait_for($dbname, "SELECT count(*) = 0 FROM pg_stat_activity WHERE backend_type LIKE 'pg_outbox relay%'", 30);
 	$kafka->delete_topic($topic);
-	return ($seconds, $peak, $cpu);
+	return ($seconds, $peak, $cpu, $idle);
 }
 
 sub produce_once
@@ -108,7 +125,7 @@ sub drain_of
 	my ($bench, $n, $rounds) = @_;
 	my $dbname = 'bench_drain';
 	my $name = $n >= 1_000_000 ? $n / 1_000_000 . ' million' : $n;
-	my (@ours, @plain, @rare, @peaks, @cpu, @plain_cpu);
+	my (@ours, @plain, @rare, @peaks, @cpu, @plain_cpu, @idle);
 
 	headline("Drain of $name messages of 200 bytes into Kafka, beside a plain librdkafka producer");
 	note('reference: written as the library\'s example, which polls after each record; then one that polls once in 100');
@@ -123,9 +140,10 @@ sub drain_of
 	}
 	for my $round (1 .. $rounds)
 	{
-		my ($seconds, $peak, $cpu) = drain_once($bench, $dbname, $n);
+		my ($seconds, $peak, $cpu, $idle) = drain_once($bench, $dbname, $n);
 		push @ours, $n / $seconds;
 		push @peaks, $peak;
+		push @idle, $idle;
 		push @cpu, $cpu * 1_000_000 / $n;
 		($seconds, $cpu) = produce_once($bench, $n, 1);
 		push @plain, $n / $seconds;
@@ -140,6 +158,7 @@ sub drain_of
 	result('  seconds of CPU a million', ours => median(@cpu), reference => median(@plain_cpu),
 		value => ratios(\@cpu, \@plain_cpu));
 	result('  peak of anonymous memory, MB', value => (sort { $b <=> $a } @peaks)[0], at_most => 60 + 64);
+	result('  ... afterwards, idle', value => (sort { $b <=> $a } @idle)[0], at_most => 25);
 	$bench->{pg}->drop_database($dbname);
 	return;
 }
