@@ -15,10 +15,16 @@
  */
 #include "kafka.h"
 
+#ifdef __GLIBC__
+#include <malloc.h>
+#endif
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
 #include <unistd.h>
+
+#define REQUEST_BUFFER_MAX	(4 * 1024 * 1024)
+#define FREE_MEMORY_KEPT	(8 * 1024 * 1024)
 
 /* The thread that destroys, and the one that waits for it. */
 typedef struct KafkaCloser
@@ -172,12 +178,28 @@ producer_config(OutboxClient *client, const void *config, OutboxError *error)
 	return kafka_config_build(client, config, error);
 }
 
+/*
+ * The library allocates a buffer for each request, of a megabyte where there is a
+ * backlog.  By its defaults the C library gives the freed ones back to the system, and
+ * half of a drain's page faults were to get them again.  What is larger than usual
+ * requests still goes back at once, and the rest when the relay is idle.
+ */
+static void
+keep_request_buffers(void)
+{
+#ifdef __GLIBC__
+	(void) mallopt(M_MMAP_THRESHOLD, REQUEST_BUFFER_MAX);
+	(void) mallopt(M_TRIM_THRESHOLD, FREE_MEMORY_KEPT);
+#endif
+}
+
 /* See transport.h.  Connecting goes on in the background. */
 static OutboxClient *
 kafka_open(const OutboxTransportConfig *config, OutboxError *error)
 {
 	OutboxClient *client = calloc(1, sizeof(OutboxClient));
 
+	keep_request_buffers();
 	memset(error, 0, sizeof(*error));
 	if (client == NULL)
 	{
