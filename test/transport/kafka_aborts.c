@@ -58,12 +58,12 @@ wait_appended(const char *topic, int64_t least)
 }
 
 static bool
-send_many(OutboxClient *client, const char *topic, int n)
+send_many(OutboxClient *client, Tally *tally, const char *topic, int n)
 {
 	OutboxError error;
 
 	for (int i = 0; i < n; i++)
-		if (send_one(client, topic, 0, "x", 1, i + 1, &error) != OUTBOX_OK)
+		if (send_in_turn(client, tally, topic, 0, "x", 1, i + 1, &error) != OUTBOX_OK)
 			return false;
 	return true;
 }
@@ -76,7 +76,7 @@ send_committed(OutboxClient *client, const char *topic, int n)
 	Tally		tally = {0};
 
 	return transaction_step(client, &tally, OUTBOX_TXN_BEGIN) == OUTBOX_OK &&
-		send_many(client, topic, n) &&
+		send_many(client, &tally, topic, n) &&
 		T.bookmark_write(client, "here", &error) == OUTBOX_OK &&
 		wait_total(client, &tally, n, 20) &&
 		transaction_step(client, &tally, OUTBOX_TXN_COMMIT) == OUTBOX_OK &&
@@ -109,12 +109,12 @@ lose_an_answer(OutboxClient *client, const char *topic, const char *other)
 	OutboxTransportStatus status;
 
 	if (transaction_step(client, &tally, OUTBOX_TXN_BEGIN) != OUTBOX_OK ||
-		!send_many(client, other, 1) || !send_many(client, topic, 1) ||
+		!send_many(client, &tally, other, 1) || !send_many(client, &tally, topic, 1) ||
 		!wait_total(client, &tally, 2, 10))
 		return false;
 	tell_proxy("0 half");
 	/* begin, and what stands before it: one committed record and its mark */
-	if (!send_many(client, topic, BATCH) || !wait_appended(topic, 3 + BATCH))
+	if (!send_many(client, &tally, topic, BATCH) || !wait_appended(topic, 3 + BATCH))
 		return false;
 	tell_proxy("0 reset");
 	do

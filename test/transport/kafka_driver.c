@@ -239,12 +239,25 @@ send_record(OutboxClient *client, const char *topic, int partition, const char *
 	return T.send(client, &record, error);
 }
 
-/* Without a key nothing waits for the first record of a partition. */
 OutboxFailure
 send_one(OutboxClient *client, const char *topic, int partition,
 		 const char *payload, size_t size, intptr_t tag, OutboxError *error)
 {
 	return send_record(client, topic, partition, NULL, payload, size, tag, error);
+}
+
+/* Waits for the first record of its partition to be stored. */
+OutboxFailure
+send_in_turn(OutboxClient *client, Tally *tally, const char *topic, int partition,
+			 const char *payload, size_t size, intptr_t tag, OutboxError *error)
+{
+	OutboxFailure failure;
+
+	do
+	{
+		failure = send_one(client, topic, partition, payload, size, tag, error);
+	} while (failure == OUTBOX_LATER && wait_total(client, tally, tally->total + 1, 10));
+	return failure;
 }
 
 OutboxFailure

@@ -15,6 +15,7 @@
 #include <stdint.h>
 
 #include <librdkafka/rdkafka.h>
+#include <librdkafka/rdkafka_mock.h>
 
 #include "transport/transport.h"
 
@@ -30,6 +31,14 @@ typedef struct Tally
 	signed char *of_tag;		/* may be NULL */
 	char		name[64];		/* of the last failure */
 } Tally;
+
+/* A broker of the library's, of one topic. */
+typedef struct Mock
+{
+	rd_kafka_t *rk;
+	rd_kafka_mock_cluster_t *cluster;
+	const char *saved;			/* the real one's address */
+} Mock;
 
 extern const char *bootstrap;
 extern OutboxOption options[32];
@@ -52,6 +61,9 @@ extern bool wait_total(OutboxClient *client, Tally *tally, int total,
 extern OutboxFailure send_one(OutboxClient *client, const char *topic,
 							  int partition, const char *payload, size_t size,
 							  intptr_t tag, OutboxError *error);
+extern OutboxFailure send_in_turn(OutboxClient *client, Tally *tally, const char *topic,
+								  int partition, const char *payload, size_t size,
+								  intptr_t tag, OutboxError *error);
 extern OutboxFailure send_keyed(OutboxClient *client, const char *topic,
 								int partition, const char *payload, size_t size,
 								intptr_t tag, OutboxError *error);
@@ -62,8 +74,12 @@ extern OutboxFailure transaction_step(OutboxClient *client, Tally *tally,
 									  OutboxTxnStep which);
 extern bool load_bookmark(OutboxClient *client, const char **text);
 
+extern Mock mock_begin(const char *topic, int partitions);
+extern void mock_end(Mock *mock);
+
 extern void check_all(void);
 extern void check_headers(void);
+extern void check_first(void);
 extern void check_relaying(void);
 extern void check_in_flight(void);
 extern void check_transactions(void);

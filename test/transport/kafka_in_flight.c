@@ -20,8 +20,6 @@
 
 #include "kafka_driver.h"
 
-#include <librdkafka/rdkafka_mock.h>
-
 #define PARTITIONS		6
 #define N				60000
 #define PER_TURN		500
@@ -41,13 +39,13 @@ typedef struct Load
 } Load;
 
 static OutboxFailure
-send_number(OutboxClient *client, Load *load, int i, OutboxError *error)
+send_number(OutboxClient *client, Load *load, Tally *tally, int i, OutboxError *error)
 {
 	char	   *value = load->values + (size_t) i * load->size;
 
 	sprintf(value, "%d", i);
-	return send_one(client, load->topic, i % PARTITIONS, value, load->size, i,
-					error);
+	return send_in_turn(client, tally, load->topic, i % PARTITIONS, value, load->size, i,
+						error);
 }
 
 static OutboxFailure
@@ -75,7 +73,7 @@ send_until_fatal(OutboxClient *client, Load *load, Tally *tally)
 	{
 		for (int i = 0; i < PER_TURN && next < N; i++)
 		{
-			if (send_number(client, load, next, &error) != OUTBOX_OK)
+			if (send_number(client, load, tally, next, &error) != OUTBOX_OK)
 				break;
 			next++;
 			sent++;
@@ -116,7 +114,7 @@ send_again(Load *load, int max_batch)
 	{
 		if (load->of_tag[i] == OUTBOX_OK)
 			continue;
-		while (send_number(client, load, i, &error) == OUTBOX_RETRY)
+		while (send_number(client, load, &tally, i, &error) == OUTBOX_RETRY)
 			gather(client, &tally);
 		sent++;
 	}
@@ -207,7 +205,7 @@ check_narrow(void)
 	topic_admin(topic, 1, "max.message.bytes=15000");
 	client = client_open_narrow(false, BATCH);
 	for (int i = 0; i < RECORDS; i++)
-		send_one(client, topic, 0, big, i == BAD ? 20000 : 50, i, &error);
+		send_in_turn(client, &tally, topic, 0, big, i == BAD ? 20000 : 50, i, &error);
 	wait_total(client, &tally, RECORDS, 2);
 	T.purge(client, false);
 	ok(wait_total(client, &tally, RECORDS, 5),
@@ -230,25 +228,18 @@ check_slow_broker(void)
 	{
 		RECORDS = 3000, BATCH = 100
 	};
-	char		errstr[256];
 	const char *topic = "slow";
-	const char *saved = bootstrap;
-	rd_kafka_t *rk = rd_kafka_new(RD_KAFKA_PRODUCER, rd_kafka_conf_new(),
-								  errstr, sizeof(errstr));
-	rd_kafka_mock_cluster_t *cluster = rd_kafka_mock_cluster_new(rk, 1);
+	Mock		mock = mock_begin(topic, 1);
 	OutboxClient *client;
 	OutboxError error;
 	OutboxTransportStatus status;
 	Tally		tally = {0};
 	int			open;
 
-	rd_kafka_mock_topic_create(cluster, topic, 1, 1);
-	bootstrap = rd_kafka_mock_cluster_bootstraps(cluster);
-	options[0].value = bootstrap;
 	client = client_open_narrow(false, BATCH);
 	send_one(client, topic, 0, "x", 1, 0, &error);
 	ok(wait_total(client, &tally, 1, 10), "a broker that answers");
-	rd_kafka_mock_broker_set_rtt(cluster, 1, 30000);
+	rd_kafka_mock_broker_set_rtt(mock.cluster, 1, 30000);
 	for (int i = 1; i < RECORDS; i++)
 		send_one(client, topic, 0, "x", 1, i, &error);
 	wait_total(client, &tally, 2, 0.5);	/* requests are out */
@@ -264,10 +255,7 @@ check_slow_broker(void)
 	T.status(client, &status);
 	ok(!status.failed, "which is not a failure");
 	ok(T.close(client, 5000), "closed");
-	bootstrap = saved;
-	options[0].value = saved;
-	rd_kafka_mock_cluster_destroy(cluster);
-	rd_kafka_destroy(rk);
+	mock_end(&mock);
 }
 
 void

@@ -96,6 +96,37 @@ check_commits(OutboxClient *client, const char *topic)
 	ok(consume(topic, 1, NULL, NULL) == ROUNDS, "all of it is there");
 }
 
+/*
+ * The first record of a partition goes ahead in a transaction too, and again after
+ * one that was aborted.
+ */
+static void
+check_first_in_transaction(OutboxClient *client)
+{
+	char		topic[128];
+	Tally		tally = {0};
+	OutboxError error;
+
+	topic_name(topic, "transactions-first");
+	topic_admin(topic, 1, NULL);
+	for (int i = 0; i < 3; i++)
+	{
+		bool		trusted = i == 1;
+		OutboxFailure second;
+
+		ok(transaction_step(client, &tally, OUTBOX_TXN_BEGIN) == OUTBOX_OK &&
+		   send_one(client, topic, -1, "x", 1, 1, &error) == OUTBOX_OK, "a transaction");
+		second = send_one(client, topic, -1, "x", 1, 2, &error);
+		ok(second == (trusted ? OUTBOX_OK : OUTBOX_LATER),
+		   trusted ? "takes several where one was stored" : "takes one at first");
+		ok(send_in_turn(client, &tally, topic, 0, "x", 1, 3, &error) == OUTBOX_OK &&
+		   send_one(client, topic, 0, "x", 1, 4, &error) == OUTBOX_OK &&
+		   wait_total(client, &tally, (int[]) {3, 7, 10}[i], 10) &&
+		   transaction_step(client, &tally, i == 1 ? OUTBOX_TXN_ABORT : OUTBOX_TXN_COMMIT) ==
+		   OUTBOX_OK, i == 1 ? "is aborted" : "is committed");
+	}
+}
+
 /* Begin a commit, and look at it some times. */
 static bool
 leave_commit(OutboxClient *client, const char *topic, const char *text, int looks)
@@ -169,6 +200,7 @@ check_transactions(void)
 	ok(transaction_step(client, &tally, OUTBOX_TXN_INIT) == OUTBOX_OK &&
 	   load_bookmark(client, &text) && text == NULL, "no bookmark at first");
 	check_commits(client, topic);
+	check_first_in_transaction(client);
 	ok(T.close(client, 5000), "closed");
 
 	client = open_transactional(bookmark_topic);

@@ -62,7 +62,7 @@ typedef struct KafkaShape
 /* A partition, as far as its first record is concerned; see kafka_first.c. */
 typedef struct KafkaFirst
 {
-	KafkaSent  *pioneer;		/* the one that is on its way alone */
+	KafkaSent  *pioneer;		/* what is on its way alone; NULL: nothing */
 	int64_t		stored;			/* monotonic ms, when one was, about; 0: none */
 } KafkaFirst;
 
@@ -74,22 +74,24 @@ typedef int32_t (*KafkaPartitioner) (const rd_kafka_topic_t *rkt, const void *ke
 typedef struct KafkaTopic
 {
 	struct KafkaTopic *next;	/* in its hash bucket */
+	OutboxClient *client;
 	rd_kafka_topic_t *rkt;
 	bool		invalid;		/* the broker takes no such name */
 
 	/* kafka_first.c */
-	int			nfirsts;		/* 0: the count is not known yet */
+	int			nfirsts;		/* partitions that we know of */
 	KafkaFirst *firsts;
-	KafkaFirst	any;			/* of the topic as a whole, then */
+	KafkaFirst	any;			/* what may lead to any, or to one that we don't know */
 	int			npioneers;
-	int64_t		trusted_until;	/* monotonic ms: so long all partitions are */
+	int64_t		trusted_until;	/* monotonic ms: so long all of them are */
+	int32_t		sticky;			/* where records without a key go now */
+	int64_t		sticky_until;	/* monotonic ms */
 
 	/* The last look-up; guarded by OutboxClient.probe_lock. */
 	struct KafkaTopic *probe_next;	/* in the prober's queue */
 	int			probe_state;	/* KafkaProbeState */
-	bool		count_only;		/* nobody waits for the outcome */
 	rd_kafka_resp_err_t probe_err;
-	atomic_int	partitions;		/* as of looked_up; read without the lock too */
+	int			partitions;		/* as of looked_up */
 	int64_t		looked_up;		/* monotonic ms, 0: never */
 	int64_t		probe_started;
 	char		name[];
@@ -112,8 +114,16 @@ struct OutboxClient
 	bool		careful;
 	bool		narrow;			/* with small batches */
 	bool		lingers;		/* linger.ms is not 0 */
-	KafkaPartitioner partitioner;	/* of keys; NULL: random */
+
+	/* kafka_first.c */
+	KafkaPartitioner partitioner;
+	bool		keys_have_order;	/* a key leads to one partition */
 	bool		empty_key_is_none;
+	int			sticky_ms;
+	bool		placed;			/* the record that is handed over: it was, or ... */
+	bool		has_to_wait;
+	KafkaFirst *pioneer_of;		/* NULL: of none */
+
 	bool		draining;		/* purge() was called */
 	bool		purging;		/* ... in flight included */
 	int64_t		purged_ms;		/* last time */
@@ -202,13 +212,17 @@ extern OutboxFailure kafka_send(OutboxClient *client,
 								OutboxError *error);
 
 /* kafka_first.c */
-extern void kafka_first_configure(OutboxClient *client, const char *partitioner);
-extern bool kafka_first_allows(OutboxClient *client, KafkaTopic *topic,
-							   const OutboxRecord *record, KafkaFirst **first);
-extern void kafka_first_sent(OutboxClient *client, KafkaTopic *topic, KafkaFirst *first,
-							 KafkaSent *sent);
+extern bool kafka_first_configure(OutboxClient *client, const char *partitioner,
+								  int sticky_ms);
+extern int32_t kafka_first_place(const rd_kafka_topic_t *rkt, const void *key, size_t keylen,
+								 int32_t n, void *rkt_opaque, void *msg_opaque);
+extern rd_kafka_error_t *kafka_first_produce(OutboxClient *client, KafkaTopic *topic,
+											 const OutboxRecord *record, KafkaSent *sent,
+											 const rd_kafka_vu_t *args, size_t nargs,
+											 bool *later);
 extern void kafka_first_reported(OutboxClient *client,
 								 const rd_kafka_message_t *message);
+extern void kafka_first_distrust(OutboxClient *client);
 
 /* kafka_sent.c */
 extern KafkaSent *kafka_sent_make(OutboxClient *client, const OutboxRecord *record);
@@ -242,7 +256,6 @@ extern bool kafka_reports_reserve(OutboxClient *client);
 extern OutboxFailure kafka_probe_topic(OutboxClient *client, const char *topic,
 									   OutboxError *error);
 extern void kafka_probe_stop(OutboxClient *client);
-extern void kafka_count_partitions(OutboxClient *client, KafkaTopic *topic);
 extern bool kafka_partition_missing(OutboxClient *client, KafkaTopic *topic,
 									int32_t partition);
 extern void kafka_verdict_add(const char *topic, rd_kafka_resp_err_t err);

@@ -22,6 +22,8 @@
 #define WIRE_ROOM			(1024 * 1024)
 #define MAX_MESSAGE_BYTES	1000000000
 
+#define MAX_STICKY_MS		900000	/* the library's own bound of twice linger.ms */
+
 #define BATCH_SIZE			1000000
 #define BATCH_SIZE_MIN		16384
 #define BATCH_GROW_MS		(10 * 60 * 1000)
@@ -303,6 +305,12 @@ set_options(OutboxClient *client, rd_kafka_conf_t *conf,
 	return true;
 }
 
+static int64_t
+clamp(int64_t value, int64_t min, int64_t max)
+{
+	return value < min ? min : value > max ? max : value;
+}
+
 /* An integer property as it stands now. */
 static int64_t
 get_number(rd_kafka_conf_t *conf, const char *name)
@@ -315,13 +323,30 @@ get_number(rd_kafka_conf_t *conf, const char *name)
 	return strtoll(text, NULL, 10);
 }
 
+/* Partitions are chosen by kafka_first.c, as these say, and by the library never. */
+static bool
+set_placing(OutboxClient *client, rd_kafka_conf_t *conf,
+			const OutboxTransportConfig *config, OutboxError *error)
+{
+	static const char sticky[] = "sticky.partitioning.linger.ms";
+	int64_t		sticky_ms = is_given(config, sticky) ? get_number(conf, sticky)
+		: clamp(2 * get_number(conf, "linger.ms"), 0, MAX_STICKY_MS);
+	char		partitioner[64] = "";
+	size_t		size = sizeof(partitioner);
+
+	(void) rd_kafka_conf_get(conf, "partitioner", partitioner, &size);
+	if (kafka_first_configure(client, partitioner, (int) sticky_ms))
+		return set_if_known(conf, sticky, "0", error);
+	kafka_error_set(error, OUTBOX_CONFIG, RD_KAFKA_RESP_ERR__INVALID_ARG,
+					"option \"partitioner\" is none that pg_outbox knows");
+	return false;
+}
+
 static bool
 set_owned(OutboxClient *client, rd_kafka_conf_t *conf,
 		  const OutboxTransportConfig *config, OutboxError *error)
 {
 	int64_t		kbytes;
-	char		partitioner[64] = "";
-	size_t		size = sizeof(partitioner);
 
 	for (const OutboxOption *option = owned; option->name; option++)
 	{
@@ -337,6 +362,8 @@ set_owned(OutboxClient *client, rd_kafka_conf_t *conf,
 	if (!set_number(conf, "queue.buffering.max.kbytes", kbytes, error))
 		return false;
 
+	if (!set_placing(client, conf, config, error))
+		return false;
 	if (config->careful)
 		return set_property(conf, "enable.gapless.guarantee", "false", error) &&
 			set_property(conf, "batch.num.messages", "1", error) &&
@@ -355,8 +382,6 @@ set_owned(OutboxClient *client, rd_kafka_conf_t *conf,
 		!set_number(conf, "batch.num.messages", config->max_batch, error))
 		return false;
 	client->lingers = get_number(conf, "linger.ms") > 0;
-	(void) rd_kafka_conf_get(conf, "partitioner", partitioner, &size);
-	kafka_first_configure(client, partitioner);
 	return set_property(conf, "enable.gapless.guarantee", "true", error);
 }
 
@@ -377,12 +402,6 @@ kafka_config_consumer(OutboxClient *client, const OutboxTransportConfig *config,
 		return conf;
 	rd_kafka_conf_destroy(conf);
 	return NULL;
-}
-
-static int64_t
-clamp(int64_t value, int64_t min, int64_t max)
-{
-	return value < min ? min : value > max ? max : value;
 }
 
 /*

@@ -140,15 +140,12 @@ look_up(OutboxClient *client, KafkaTopic *topic)
 
 	pthread_mutex_lock(&client->probe_lock);
 	topic->probe_err = err;
-	topic->probe_state = topic->count_only ? PROBE_IDLE : PROBE_DONE;
+	topic->probe_state = PROBE_DONE;
 	if (err == RD_KAFKA_RESP_ERR_NO_ERROR && partitions > 0)
 	{
-		atomic_store(&topic->partitions, partitions);
-		/* no verdict on a partition that was asked for afterwards */
-		if (!topic->count_only)
-			topic->looked_up = thread_now_ms();
+		topic->partitions = partitions;
+		topic->looked_up = thread_now_ms();
 	}
-	topic->count_only = false;
 	pthread_mutex_unlock(&client->probe_lock);
 	kafka_wake(client);
 }
@@ -268,26 +265,8 @@ kafka_probe_topic(OutboxClient *client, const char *name, OutboxError *error)
 			 (topic->probe_started == 0 ||
 			  now - topic->probe_started >= PROBE_PACE_MS))
 		probe_start(client, topic, now);
-	else
-		topic->count_only = false;
 	pthread_mutex_unlock(&client->probe_lock);
 	return failure;
-}
-
-/* Have a topic looked up for its count of partitions, unless it was a moment ago. */
-void
-kafka_count_partitions(OutboxClient *client, KafkaTopic *topic)
-{
-	int64_t		now = thread_now_ms();
-
-	pthread_mutex_lock(&client->probe_lock);
-	if (topic->probe_state == PROBE_IDLE &&
-		(topic->probe_started == 0 || now - topic->probe_started >= PROBE_PACE_MS))
-	{
-		topic->count_only = true;
-		probe_start(client, topic, now);
-	}
-	pthread_mutex_unlock(&client->probe_lock);
 }
 
 /*
@@ -309,8 +288,6 @@ kafka_partition_missing(OutboxClient *client, KafkaTopic *topic,
 		partition >= topic->partitions;
 	if (!missing && topic->probe_state == PROBE_IDLE)
 		probe_start(client, topic, now);
-	else if (!missing)
-		topic->count_only = false;
 	pthread_mutex_unlock(&client->probe_lock);
 	return missing;
 }

@@ -284,8 +284,7 @@ kafka_delivered(rd_kafka_t *rk, const rd_kafka_message_t *message, void *opaque)
 			client->bookmark_err = message->err;
 		return;
 	}
-	if (!client->transactional)
-		kafka_first_reported(client, message);
+	kafka_first_reported(client, message);
 	report = &client->reports[client->reports_end++];
 	report->tag = kafka_sent_detach(message);
 	if (message->err == RD_KAFKA_RESP_ERR_NO_ERROR)

@@ -64,8 +64,10 @@ kafka_topic_get(OutboxClient *client, const char *name, OutboxError *error)
 		return NULL;
 	}
 	memcpy(topic->name, name, size);
+	topic->client = client;
 	conf = rd_kafka_default_topic_conf_dup(client->rk);
 	rd_kafka_topic_conf_set_opaque(conf, topic);
+	rd_kafka_topic_conf_set_partitioner_cb(conf, kafka_first_place);
 	topic->rkt = rd_kafka_topic_new(client->rk, name, conf);
 	if (topic->rkt == NULL)
 	{
@@ -183,7 +185,7 @@ kafka_send(OutboxClient *client, const OutboxRecord *record,
 	KafkaSent  *sent;
 	rd_kafka_error_t *refusal;
 	KafkaTopic *topic = NULL;
-	KafkaFirst *first;
+	bool		later;
 	OutboxFailure failure;
 
 	failure = topic_to_write(client, record->topic, &topic, error);
@@ -199,10 +201,6 @@ kafka_send(OutboxClient *client, const OutboxRecord *record,
 		return kafka_error_set(error, OUTBOX_RETRY,
 							   RD_KAFKA_RESP_ERR__PREV_IN_PROGRESS,
 							   "a failed record waits to be reported");
-	if (!kafka_first_allows(client, topic, record, &first))
-		return kafka_error_set(error, OUTBOX_LATER, RD_KAFKA_RESP_ERR__PREV_IN_PROGRESS,
-							   "the first record of its partition is on its way");
-
 	sent = kafka_sent_make(client, record);
 	if (sent == NULL)
 		return kafka_error_set(error, OUTBOX_RETRY, RD_KAFKA_RESP_ERR__FAIL,
@@ -234,14 +232,16 @@ kafka_send(OutboxClient *client, const OutboxRecord *record,
 		args[nargs++].u.headers = kafka_sent_headers(sent);
 	}
 
-	refusal = rd_kafka_produceva(client->rk, args, nargs);
-	if (refusal == NULL)
+	refusal = kafka_first_produce(client, topic, record, sent, args, nargs, &later);
+	if (refusal == NULL && !later)
 	{
 		client->accepted++;
-		kafka_first_sent(client, topic, first, sent);
 		return OUTBOX_OK;
 	}
 	kafka_sent_refused(client, sent);
+	if (later)
+		return kafka_error_set(error, OUTBOX_LATER, RD_KAFKA_RESP_ERR__PREV_IN_PROGRESS,
+							   "the first record of its partition is on its way");
 	failure = produce_refused(client, topic, record, refusal, error);
 	rd_kafka_error_destroy(refusal);
 	return failure;

@@ -282,6 +282,8 @@ kafka_transaction(OutboxClient *client, OutboxTxnStep step, OutboxError *error)
 		client->bookmark_err = RD_KAFKA_RESP_ERR_NO_ERROR;
 		cause = rd_kafka_begin_transaction(client->rk);
 	}
+	if (failure == OUTBOX_OK && cause == NULL && step == OUTBOX_TXN_ABORT)
+		kafka_first_distrust(client);
 	if (cause == NULL)
 		return failure;
 	failure = failure_of(client, cause);

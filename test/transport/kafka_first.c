@@ -1,0 +1,166 @@
+/*-------------------------------------------------------------------------
+ *
+ * kafka_first.c
+ *	  The first record of a partition goes ahead.
+ *
+ * A mock broker enforces no sequence numbers, as a real one that knows nothing of a
+ * producer.  It refuses the first request, in a way that the library tries again, and
+ * takes the second, which is on its way by then: the library believes that it has
+ * the first one too, and reports it as delivered.
+ *
+ * Copyright (c) 2026, pg_outbox contributors
+ *
+ *-------------------------------------------------------------------------
+ */
+#include <poll.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "kafka_driver.h"
+
+#define PRODUCE		0			/* of the protocol's requests */
+#define N			8			/* records */
+#define RTT_MS		200			/* so long all of them are on their way */
+
+/* Send in order, as the relay does: what has to wait, and all behind it, waits. */
+static bool
+send_all(OutboxClient *client, const char *topic, int partition, const char *key)
+{
+	static const char *const payloads[N] = {"0", "1", "2", "3", "4", "5", "6", "7"};
+	OutboxError error;
+	Tally		tally = {0};
+	int			sent = 0;
+
+	for (double until = now() + 20; sent < N && now() < until;)
+	{
+		OutboxRecord record = {
+			.topic = topic, .partition = partition, .key = key,
+			.key_len = key ? strlen(key) : 0, .payload = payloads[sent],
+			.payload_len = 1, .timestamp_ms = started_ms,
+		};
+
+		if (T.send(client, &record, &error) == OUTBOX_OK)
+			sent++;
+		else
+			wait_total(client, &tally, sent, 0.05);
+	}
+	return wait_total(client, &tally, N, 20) && tally.by[OUTBOX_OK] == N;
+}
+
+static void
+count_digit(const rd_kafka_message_t *message, void *arg)
+{
+	int		   *seen = arg;
+
+	seen[((const char *) message->payload)[0] - '0']++;
+}
+
+/* A key that leads to this partition of two. */
+static const char *
+key_to(int partition)
+{
+	static char keys[2][2] = {"a", "a"};
+	char	   *key = keys[partition];
+
+	while (rd_kafka_msg_partitioner_murmur2(NULL, key, 1, 2, NULL, NULL) != partition)
+		key[0]++;
+	return key;
+}
+
+/* Have the client know what partitions there are, and write to the first of them. */
+static void
+make_known(OutboxClient *client, const char *topic)
+{
+	Tally		tally = {0};
+	OutboxError error;
+	OutboxRecord record = {
+		.topic = topic, .partition = -1, .key = key_to(0), .key_len = 1,
+		.payload = "8", .payload_len = 1, .timestamp_ms = started_ms,
+	};
+
+	for (int i = 1; i <= 2; i++)
+		ok(T.send(client, &record, &error) == OUTBOX_OK && wait_total(client, &tally, i, 20),
+		   "known");
+}
+
+/*
+ * How many records are not there, of those that were reported as delivered?  Known: the
+ * client has written to partition 0 before, and knows what partitions there are.
+ */
+static int
+lose(const char *topic, int partitions, int partition, const char *key, bool known)
+{
+	Mock		mock = mock_begin(topic, partitions);
+	OutboxClient *client = client_open_narrow(false, 1);
+	int			seen[N + 1] = {0};
+	int			lost = 0;
+
+	if (known)
+		make_known(client, topic);
+	rd_kafka_mock_broker_set_rtt(mock.cluster, 1, RTT_MS);
+	rd_kafka_mock_push_request_errors(mock.cluster, PRODUCE, 1,
+									  RD_KAFKA_RESP_ERR_NOT_LEADER_FOR_PARTITION);
+	ok(send_all(client, topic, partition, key), "all are reported as delivered");
+	ok(T.close(client, 5000), "closed");
+	rd_kafka_mock_broker_set_rtt(mock.cluster, 1, 0);
+	consume(topic, partitions, count_digit, seen);
+	for (int i = 0; i < N; i++)
+		lost += seen[i] == 0;
+	mock_end(&mock);
+	printf("# lost %d\n", lost);
+	return lost;
+}
+
+static void
+count_partitions(const rd_kafka_message_t *message, void *arg)
+{
+	int		   *of = arg;
+
+	of[message->partition]++;
+}
+
+/* Records without a key stay with a partition for as long as the option says. */
+static void
+check_sticky(void)
+{
+	Mock		mock = mock_begin("stays", 3);
+	OutboxClient *client;
+	OutboxError error;
+	Tally		tally = {0};
+	int			of[3] = {0};
+	int			at_once = 0;
+
+	options[noptions++] = (OutboxOption) {"sticky.partitioning.linger.ms", "60000"};
+	client = client_open(false);
+	for (int i = 0; i < 3; i++)
+		ok(send_one(client, "stays", i, "x", 1, 0, &error) == OUTBOX_OK &&
+		   wait_total(client, &tally, i + 1, 20), "a partition is trusted");
+	for (int i = 0; i < 100; i++)
+		at_once += send_one(client, "stays", -1, "x", 1, 0, &error) == OUTBOX_OK;
+	ok(at_once == 100 && wait_total(client, &tally, 103, 20), "where all are, nothing waits");
+	ok(T.close(client, 5000), "closed");
+	consume("stays", 3, count_partitions, of);
+	printf("# %d %d %d\n", of[0], of[1], of[2]);
+	ok(of[0] == 101 || of[1] == 101 || of[2] == 101, "all went to one of them");
+	noptions--;
+	mock_end(&mock);
+}
+
+void
+check_first(void)
+{
+	ok(lose("keyed", 1, -1, "key", false) == 0, "with a key none is lost");
+	ok(lose("next", 2, -1, key_to(1), true) == 0, "nor in another partition");
+	ok(lose("unkeyed", 1, -1, NULL, false) == 0, "nor without one");
+	ok(lose("several", 3, -1, NULL, false) == 0, "nor where there are several partitions");
+	ok(lose("chosen", 1, 0, NULL, false) == 0, "nor where it was chosen");
+	ok(lose("chosen-next", 2, 1, NULL, true) == 0, "nor in another one");
+	options[noptions++] = (OutboxOption) {"partitioner", "random"};
+	ok(lose("random", 1, -1, "key", false) == 0, "nor where keys lead anywhere");
+	noptions--;
+	options[noptions++] = (OutboxOption) {"sticky.partitioning.linger.ms", "1000"};
+	ok(lose("sticky", 3, -1, NULL, false) == 0, "nor where a partition is kept for a while");
+	noptions--;
+	check_sticky();
+}
