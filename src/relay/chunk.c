@@ -365,11 +365,16 @@ may_abort(Relay *relay)
 	return false;
 }
 
-/* Is it time to close the open chunk? */
+/*
+ * Is it time to close the open chunk?  It is not while something has only to wait for
+ * the answer to what was sent before it.
+ */
 static bool
 is_complete(Relay *relay, bool more)
 {
-	return !more || relay->chunk.bytes >= (Size) outbox_relay_memory * 1024 / 2 ||
+	bool		waits = relay->later == relay->passes && relay->windows->in_flight > 0;
+
+	return (!more && !waits) || relay->chunk.bytes >= (Size) outbox_relay_memory * 1024 / 2 ||
 		is_old(relay, 0);
 }
 
@@ -454,7 +459,7 @@ relay_chunk_turn(Relay *relay, bool more)
 			if (chunk->must_abort || is_complete(relay, more))
 				chunk->state = OUTBOX_CHUNK_CLOSING;
 			else
-				return true;
+				return more;
 			/* FALLTHROUGH */
 		case OUTBOX_CHUNK_CLOSING:
 		case OUTBOX_CHUNK_MARKED:

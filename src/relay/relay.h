@@ -126,6 +126,7 @@ typedef struct Relay
 	OutboxClient *client;
 	bool		careful;
 	uint64		passes;			/* over all that is queued */
+	uint64		later;			/* the last pass in which an entry had to wait */
 	OutboxFlow	flow;
 	bool		small_batches;
 	uint64		narrowing;		/* messages still to go in small batches */

@@ -207,7 +207,7 @@ send_entry(Relay *relay, OutboxEntry *entry)
 			relay_topic_trouble(relay, topic, OUTBOX_TOPIC_MISSING, &error);
 			return false;
 		case OUTBOX_LATER:
-			topic->later = relay->passes;
+			topic->later = relay->later = relay->passes;
 			return true;
 		default:
 			return false;		/* full, or the client has failed */

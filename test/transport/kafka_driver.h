@@ -20,6 +20,7 @@
 #include "transport/transport.h"
 
 extern const OutboxTransport kafka_transport;
+extern int64_t kafka_remembered_ms;
 
 #define T kafka_transport
 

@@ -147,6 +147,136 @@ check_sticky(void)
 	mock_end(&mock);
 }
 
+/* Where no key leads to one partition too, it does, and nothing goes elsewhere. */
+static void
+check_fixed(void)
+{
+	Mock		mock = mock_begin("fixed", 3);
+	OutboxClient *client;
+	int			of[3] = {0};
+
+	options[noptions++] = (OutboxOption) {"partitioner", "murmur2"};
+	client = client_open(false);
+	ok(send_all(client, "fixed", -1, NULL), "without a key, to one partition");
+	ok(T.close(client, 5000), "closed");
+	consume("fixed", 3, count_partitions, of);
+	printf("# %d %d %d\n", of[0], of[1], of[2]);
+	ok(of[0] == N || of[1] == N || of[2] == N, "all are there");
+	noptions--;
+	mock_end(&mock);
+}
+
+/* A topic that was in trouble may be another one: its first record goes alone again. */
+static void
+check_after_trouble(bool sent)
+{
+	Mock		mock = mock_begin("trouble", 1);
+	OutboxClient *client;
+	OutboxFailure failure = OUTBOX_OK;
+	OutboxError error;
+	Tally		tally = {0};
+	int			seen[N + 1] = {0};
+	int			lost = 0;
+
+	options[noptions++] = (OutboxOption) {"topic.metadata.refresh.interval.ms", "100"};
+	options[noptions++] = (OutboxOption) {"topic.metadata.propagation.max.ms", "0"};
+	client = client_open_narrow(false, 1);
+	ok(send_one(client, "trouble", -1, "8", 1, 0, &error) == OUTBOX_OK &&
+	   wait_total(client, &tally, 1, 20), "a topic that is trusted");
+	rd_kafka_mock_topic_set_error(mock.cluster, "trouble", RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART);
+	if (sent)
+		for (double until = now() + 10; now() < until && failure != OUTBOX_TOPIC;)
+		{
+			failure = send_one(client, "trouble", -1, "8", 1, 0, &error);
+			poll(NULL, 0, 20);
+			gather(client, &tally);
+		}
+	else
+		failure = probe(client, "trouble", &error);
+	ok(failure == OUTBOX_TOPIC, "is in trouble");
+	gather(client, &tally);
+	rd_kafka_mock_topic_set_error(mock.cluster, "trouble", RD_KAFKA_RESP_ERR_NO_ERROR);
+	for (double until = now() + 10; now() < until && failure != OUTBOX_OK;)
+		failure = probe(client, "trouble", &error);
+	ok(failure == OUTBOX_OK, "no more");
+	rd_kafka_mock_broker_set_rtt(mock.cluster, 1, RTT_MS);
+	rd_kafka_mock_push_request_errors(mock.cluster, PRODUCE, 1,
+									  RD_KAFKA_RESP_ERR_NOT_LEADER_FOR_PARTITION);
+	ok(send_all(client, "trouble", -1, "key"), "all are reported as delivered");
+	rd_kafka_mock_broker_set_rtt(mock.cluster, 1, 0);
+	ok(T.close(client, 5000), "closed");
+	consume("trouble", 1, count_digit, seen);
+	for (int i = 0; i < N; i++)
+		lost += seen[i] == 0;
+	ok(lost == 0, sent ? "none is lost behind a refusal" : "none is lost behind a look-up");
+	noptions -= 2;
+	mock_end(&mock);
+}
+
+/* A partition without a leader holds up what leads to it, and nothing else. */
+static void
+check_leaderless(void)
+{
+	Mock		mock = mock_begin("leaderless", 2);
+	OutboxClient *client;
+	OutboxFailure failure = OUTBOX_LATER;
+	OutboxError error;
+	Tally		tally = {0};
+	OutboxRecord record = {
+		.topic = "leaderless", .partition = -1, .key = key_to(1), .key_len = 1,
+		.payload = "x", .payload_len = 1, .timestamp_ms = started_ms,
+	};
+	int			sent = 0;
+
+	rd_kafka_mock_partition_set_leader(mock.cluster, "leaderless", 1, -1);
+	client = client_open(false);
+	ok(T.send(client, &record, &error) == OUTBOX_OK, "the first one is for a partition without a leader");
+	record.key = key_to(0);
+	for (double until = now() + 10; now() < until && failure != OUTBOX_OK;)
+	{
+		failure = T.send(client, &record, &error);
+		wait_total(client, &tally, 1, 0.02);
+	}
+	ok(failure == OUTBOX_OK && wait_total(client, &tally, 1, 10), "others go on");
+	for (double until = now() + 10; now() < until && sent < 100;)
+		sent += send_in_turn(client, &tally, "leaderless", -1, "x", 1, 0, &error) == OUTBOX_OK;
+	ok(sent == 100 && wait_total(client, &tally, 101, 10) && tally.by[OUTBOX_OK] == 101,
+	   "what has no key goes where there is one");
+	ok(T.close(client, 5000), "closed");
+	mock_end(&mock);
+}
+
+/* A client that has waited so long that brokers may have forgotten it is given up. */
+static void
+check_forgotten(void)
+{
+	Mock		mock = mock_begin("forgotten", 1);
+	int64_t		saved = kafka_remembered_ms;
+	OutboxClient *client = client_open(false);
+	OutboxTransportStatus status = {0};
+	OutboxError error;
+	Tally		tally = {0};
+
+	ok(send_one(client, "forgotten", 0, "x", 1, 0, &error) == OUTBOX_OK &&
+	   wait_total(client, &tally, 1, 20), "a partition that is trusted");
+	rd_kafka_mock_broker_set_down(mock.cluster, 1);
+	poll(NULL, 0, 200);
+	for (int i = 0; i < 3; i++)
+		send_one(client, "forgotten", 0, "x", 1, 0, &error);
+	kafka_remembered_ms = 2000;
+	wait_total(client, &tally, 4, 1);
+	T.status(client, &status);
+	ok(!status.failed && tally.total == 1, "some wait for a while");
+	wait_total(client, &tally, 4, 1.5);
+	T.status(client, &status);
+	ok(status.failed && status.error.failure == OUTBOX_FATAL, "then the client is given up");
+	kafka_remembered_ms = saved;
+	T.purge(client, true);
+	ok(wait_total(client, &tally, 4, 10) && tally.by[OUTBOX_PURGED] == 3, "all come back");
+	ok(T.close(client, 5000), "closed");
+	mock_end(&mock);
+}
+
 void
 check_first(void)
 {
@@ -163,4 +293,9 @@ check_first(void)
 	ok(lose("sticky", 3, -1, NULL, false) == 0, "nor where a partition is kept for a while");
 	noptions--;
 	check_sticky();
+	check_fixed();
+	check_after_trouble(true);
+	check_after_trouble(false);
+	check_leaderless();
+	check_forgotten();
 }

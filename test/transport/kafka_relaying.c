@@ -255,15 +255,17 @@ check_flicker(void)
 
 	rd_kafka_mock_topic_set_error(mock.cluster, topic,
 								  RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART);
+	/* not known before the first record is handed over */
+	rd_kafka_mock_broker_set_rtt(mock.cluster, 1, 100);
 	options[noptions++] = (OutboxOption) {"topic.metadata.propagation.max.ms", "0"};
 	client = client_open(false);
 
 	/* taken until the library knows of no such topic: TOPIC, then RETRY */
 	for (double until = now() + 10; now() < until && failure != OUTBOX_RETRY;)
 	{
-		poll(NULL, 0, 100);
 		failure = send_one(client, topic, -1, "x", 1, sent, &error);
 		sent += failure == OUTBOX_OK;
+		poll(NULL, 0, 10);
 	}
 	rd_kafka_mock_topic_set_error(mock.cluster, topic, RD_KAFKA_RESP_ERR_NO_ERROR);
 	ok(failure == OUTBOX_RETRY && sent >= 1,

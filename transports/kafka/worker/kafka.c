@@ -309,10 +309,11 @@ client_destroy(void *arg)
 	kafka_step_stop(client);
 	kafka_probe_stop(client);
 	kafka_bookmark_stop(client);
-	kafka_topics_destroy(client);
+	kafka_topics_release(client);
 	rd_kafka_queue_io_event_enable(client->queue, -1, NULL, 0);
 	rd_kafka_queue_destroy(client->queue);
 	rd_kafka_destroy_flags(client->rk, RD_KAFKA_DESTROY_F_NO_CONSUMER_CLOSE);
+	kafka_topics_free(client);
 }
 
 /* Purge, so that nothing more is sent, then destroy. */

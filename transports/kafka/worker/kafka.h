@@ -8,9 +8,10 @@
  * kinds of threads meet here:
  *
  *	main		the relay: every function of the transport's table
- *	librdkafka	its own, signals blocked: they enter our code in one place,
- *				the broker state interceptor (kafka_report.c), which only
- *				touches atomics and the eventfd
+ *	librdkafka	its own, signals blocked: they enter our code in the broker
+ *				state interceptor (kafka_report.c), which only touches atomics
+ *				and the eventfd, and in the partitioner (kafka_first.c), which
+ *				touches an atomic of the record
  *	prober		one a client, started when a topic is first looked up, since
  *				librdkafka's metadata call blocks (kafka_probe.c)
  *	step		one a step of a transaction, while it is under way (kafka_txn.c)
@@ -38,7 +39,6 @@
 #include "transport/source.h"
 #include "transport/transport.h"
 
-/* Goes with a record and comes back with its report; see kafka_sent.c. */
 typedef struct KafkaSent KafkaSent;
 typedef struct KafkaSentBlock KafkaSentBlock;
 
@@ -59,11 +59,28 @@ typedef struct KafkaShape
 	size_t		max_spare;
 } KafkaShape;
 
+/* Of a record that is on its way: what the library gives back with its report. */
+struct KafkaSent
+{
+	void	   *tag;			/* the relay's */
+	int32_t		place;			/* partition; -1: not known yet */
+	atomic_int	assigned;		/* by a thread of the library; -1: not yet */
+	uint32_t	round;			/* of its topic, when it went alone; 0: it did not */
+
+	/* kafka_sent.c */
+	KafkaSent  *next;			/* among the bare ones */
+	int			nvalues;		/* so many have room */
+	rd_kafka_headers_t *headers;	/* NULL: it has none */
+	KafkaShape *shape;			/* of its list; NULL: is not used again */
+	uint64_t	version;		/* ... as it was */
+	char	   *values[];		/* where the list has them */
+};
+
 /* A partition, as far as its first record is concerned; see kafka_first.c. */
 typedef struct KafkaFirst
 {
-	KafkaSent  *pioneer;		/* what is on its way alone; NULL: nothing */
-	int64_t		stored;			/* monotonic ms, when one was, about; 0: none */
+	int64_t		on_way;			/* records */
+	int64_t		stored;			/* monotonic ms, when one was, about; 0: no trust */
 } KafkaFirst;
 
 typedef int32_t (*KafkaPartitioner) (const rd_kafka_topic_t *rkt, const void *key,
@@ -81,9 +98,11 @@ typedef struct KafkaTopic
 	/* kafka_first.c */
 	int			nfirsts;		/* partitions that we know of */
 	KafkaFirst *firsts;
-	KafkaFirst	any;			/* what may lead to any, or to one that we don't know */
-	int			npioneers;
 	int64_t		trusted_until;	/* monotonic ms: so long all of them are */
+	uint32_t	round;			/* goes up when trust ends */
+	int64_t		on_way;			/* records */
+	KafkaSent  *unplaced;		/* the one whose partition is not known yet, or NULL */
+	bool		is_known;		/* the library knew its partitions, last time */
 	int32_t		sticky;			/* where records without a key go now */
 	int64_t		sticky_until;	/* monotonic ms */
 
@@ -118,11 +137,12 @@ struct OutboxClient
 	/* kafka_first.c */
 	KafkaPartitioner partitioner;
 	bool		keys_have_order;	/* a key leads to one partition */
+	bool		keyless_is_random;
 	bool		empty_key_is_none;
 	int			sticky_ms;
-	bool		placed;			/* the record that is handed over: it was, or ... */
-	bool		has_to_wait;
-	KafkaFirst *pioneer_of;		/* NULL: of none */
+	int32_t		place;			/* of the record that is handed over; -1: none */
+	bool		has_to_wait;	/* ... it was refused for that */
+	int64_t		looked_ms;		/* for what waits too long */
 
 	bool		draining;		/* purge() was called */
 	bool		purging;		/* ... in flight included */
@@ -206,7 +226,8 @@ extern void kafka_scrub(const OutboxClient *client, char *text, size_t size);
 extern KafkaTopic *kafka_topic_get(OutboxClient *client, const char *name,
 								   OutboxError *error);
 extern KafkaTopic *kafka_topic_find(OutboxClient *client, const char *name);
-extern void kafka_topics_destroy(OutboxClient *client);
+extern void kafka_topics_release(OutboxClient *client);
+extern void kafka_topics_free(OutboxClient *client);
 extern OutboxFailure kafka_send(OutboxClient *client,
 								const OutboxRecord *record,
 								OutboxError *error);
@@ -216,13 +237,18 @@ extern bool kafka_first_configure(OutboxClient *client, const char *partitioner,
 								  int sticky_ms);
 extern int32_t kafka_first_place(const rd_kafka_topic_t *rkt, const void *key, size_t keylen,
 								 int32_t n, void *rkt_opaque, void *msg_opaque);
+extern bool kafka_first_has_to_wait(OutboxClient *client, KafkaTopic *topic,
+									const OutboxRecord *record);
 extern rd_kafka_error_t *kafka_first_produce(OutboxClient *client, KafkaTopic *topic,
 											 const OutboxRecord *record, KafkaSent *sent,
 											 const rd_kafka_vu_t *args, size_t nargs,
 											 bool *later);
 extern void kafka_first_reported(OutboxClient *client,
 								 const rd_kafka_message_t *message);
-extern void kafka_first_distrust(OutboxClient *client);
+extern void kafka_first_distrust(KafkaTopic *topic);
+extern void kafka_first_distrust_all(OutboxClient *client);
+extern bool kafka_first_is_forgotten(OutboxClient *client);
+extern int64_t kafka_remembered_ms;
 
 /* kafka_sent.c */
 extern KafkaSent *kafka_sent_make(OutboxClient *client, const OutboxRecord *record);

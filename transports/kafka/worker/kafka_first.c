@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * kafka_first.c
- *	  Which partition a record goes to, and that the first one goes ahead.
+ *	  Which partition a record goes to, and that the first one goes alone.
  *
  * A broker that knows nothing of a producer in a partition takes whatever sequence
  * number comes first.  So when the first batch of a client there is refused, or has
@@ -10,21 +10,28 @@
  * is worse than a wrong order: as batches of a producer are taken in order or not at
  * all, it believes that the first one is stored too, and reports its records as
  * delivered.  They are lost.  Therefore a client has no more than one record on its
- * way to a partition until one has been stored there.  From then on brokers refuse
- * what does not follow.  They forget a producer that has not written for a day, or less
- * (producer.id.expiration.ms); so they are not trusted for longer than some minutes.
- * Nor is a topic after an error: it may have been made anew, and know nobody.
+ * way to a partition until one that was alone has been stored there.  From then on
+ * the partition is trusted: brokers refuse what does not follow, its next leaders
+ * too, since a producer's last numbers are part of what they replicate.
  *
- * That holds for transactions as well: what is reported as delivered is committed.
- * After one that was aborted the library may number its records anew, and nothing is
- * trusted.  A careful client has one record of a topic on its way and needs none of
- * this.
+ * Trust ends.  Brokers forget a producer that has not written for a day, or less
+ * (producer.id.expiration.ms): a partition that has been idle for some minutes is not
+ * trusted any more, and a client that has waited for answers for most of a day is given
+ * up.  A topic after an error may have been made anew, and know nobody.  After a
+ * transaction that was aborted the library may number its records anew.  What can't be
+ * seen here is a topic that is deleted and made anew between two batches, without an
+ * error of any.
+ *
+ * All of that holds for transactions as well: what is reported as delivered is
+ * committed.  A careful client has one record of a topic on its way and needs none of
+ * it.
  *
  * It must not be a guess where a record leads to.  So it is placed here, by the
  * library's own functions, in a callback from produce(); that may refuse, too.  Only
  * while the library does not know yet how many partitions there are, it takes a
- * record without asking, and places it later, in a thread of its own: then the topic
- * counts as one partition.
+ * record without asking, and has it placed later, in a thread of its own.  There is
+ * no more than one of these, and while its place is not known, nothing else of the
+ * topic goes.
  *
  * A record without a key may go anywhere, and prefers a partition where it does not
  * have to wait.
@@ -38,9 +45,14 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define TRUSTED_MS	(5 * 60 * 1000)
-#define NOTED_MS	(60 * 1000)
-#define NOWHERE		INT32_MAX	/* a partition that produce() refuses */
+#define TRUSTED_MS		(5 * 60 * 1000)
+#define NOTED_MS		(60 * 1000)
+#define LOOKS			100		/* in the time that brokers remember us */
+#define NOWHERE			INT32_MAX	/* a partition that produce() refuses */
+#define MAX_UNSEEN		4096	/* chosen partitions that we take for real at once */
+
+/* How long brokers remember us for sure; tests shorten it. */
+int64_t		kafka_remembered_ms = 20 * 3600 * 1000L;
 
 /* The library's partitioners. */
 static const struct
@@ -48,16 +60,16 @@ static const struct
 	const char *name;
 	KafkaPartitioner function;
 	bool		has_order;		/* a key leads to one partition */
+	bool		is_random;		/* no key leads anywhere */
 	bool		empty_is_none;	/* an empty key is no key */
-	bool		sticks;			/* records without one stay for a while */
 }			partitioners[] = {
-	{"random", rd_kafka_msg_partitioner_random, false, false, true},
+	{"random", rd_kafka_msg_partitioner_random, false, true, false},
 	{"consistent", rd_kafka_msg_partitioner_consistent, true, false, false},
 	{"consistent_random", rd_kafka_msg_partitioner_consistent_random, true, true, true},
 	{"murmur2", rd_kafka_msg_partitioner_murmur2, true, false, false},
-	{"murmur2_random", rd_kafka_msg_partitioner_murmur2_random, true, false, true},
+	{"murmur2_random", rd_kafka_msg_partitioner_murmur2_random, true, true, false},
 	{"fnv1a", rd_kafka_msg_partitioner_fnv1a, true, false, false},
-	{"fnv1a_random", rd_kafka_msg_partitioner_fnv1a_random, true, false, true},
+	{"fnv1a_random", rd_kafka_msg_partitioner_fnv1a_random, true, true, false},
 };
 
 /* Is this thread in produce()?  Else the library places a record in its own. */
@@ -73,8 +85,9 @@ kafka_first_configure(OutboxClient *client, const char *partitioner, int sticky_
 			continue;
 		client->partitioner = partitioners[i].function;
 		client->keys_have_order = partitioners[i].has_order;
+		client->keyless_is_random = partitioners[i].is_random;
 		client->empty_key_is_none = partitioners[i].empty_is_none;
-		client->sticky_ms = partitioners[i].sticks ? sticky_ms : 0;
+		client->sticky_ms = partitioners[i].is_random ? sticky_ms : 0;
 		return true;
 	}
 	return false;
@@ -89,15 +102,36 @@ is_trusted(const KafkaFirst *first)
 static bool
 may_go_to(const KafkaFirst *first)
 {
-	return first->pioneer == NULL || is_trusted(first);
+	return first->on_way == 0 || is_trusted(first);
 }
 
-/* Know so many partitions; false: no memory. */
+/* Trust none of a topic's partitions, until they have stored a record again. */
+void
+kafka_first_distrust(KafkaTopic *topic)
+{
+	topic->round++;
+	topic->trusted_until = 0;
+	for (int i = 0; i < topic->nfirsts; i++)
+		topic->firsts[i].stored = 0;
+}
+
+void
+kafka_first_distrust_all(OutboxClient *client)
+{
+	for (int i = 0; i < KAFKA_TOPIC_BUCKETS; i++)
+		for (KafkaTopic *topic = client->topics[i]; topic != NULL; topic = topic->next)
+			kafka_first_distrust(topic);
+}
+
+/* Know so many partitions, at least; false: no memory. */
 static bool
 grow(KafkaTopic *topic, int n)
 {
-	KafkaFirst *grown = realloc(topic->firsts, n * sizeof(KafkaFirst));
+	KafkaFirst *grown;
 
+	if (n <= topic->nfirsts)
+		return true;
+	grown = realloc(topic->firsts, n * sizeof(KafkaFirst));
 	if (grown == NULL)
 		return false;
 	memset(grown + topic->nfirsts, 0, (n - topic->nfirsts) * sizeof(KafkaFirst));
@@ -107,13 +141,10 @@ grow(KafkaTopic *topic, int n)
 	return true;
 }
 
-/* Trust none of a topic's partitions, until they have stored a record again. */
-static void
-distrust(KafkaTopic *topic)
+static bool
+has_no_key(const OutboxClient *client, const void *key, size_t keylen)
 {
-	topic->trusted_until = 0;
-	for (int i = 0; i < topic->nfirsts; i++)
-		topic->firsts[i].stored = 0;
+	return key == NULL || (keylen == 0 && client->empty_key_is_none);
 }
 
 /* Where a record wants to go. */
@@ -122,7 +153,7 @@ choose(OutboxClient *client, KafkaTopic *topic, const void *key, size_t keylen, 
 {
 	int64_t		now;
 
-	if (client->sticky_ms == 0 || (key != NULL && (keylen > 0 || !client->empty_key_is_none)))
+	if (client->sticky_ms == 0 || !has_no_key(client, key, keylen))
 		return client->partitioner(topic->rkt, key, keylen, n, NULL, NULL);
 	now = thread_now_ms();
 	if (now >= topic->sticky_until ||
@@ -132,6 +163,21 @@ choose(OutboxClient *client, KafkaTopic *topic, const void *key, size_t keylen, 
 		topic->sticky_until = now + client->sticky_ms;
 	}
 	return topic->sticky;
+}
+
+/* A partition like that one where a record need not wait, and that has a leader. */
+static int32_t
+find_other(KafkaTopic *topic, int32_t partition, int32_t n)
+{
+	for (int32_t i = 0; i < n; i++)
+	{
+		int32_t		other = (partition + i) % n;
+
+		if (may_go_to(&topic->firsts[other]) &&
+			rd_kafka_topic_partition_available(topic->rkt, other))
+			return other;
+	}
+	return partition;
 }
 
 /* The library's partitioner callback. */
@@ -144,78 +190,96 @@ kafka_first_place(const rd_kafka_topic_t *rkt, const void *key, size_t keylen,
 	int32_t		partition;
 
 	if (!producing)
-		return client->partitioner(rkt, key, keylen, n, NULL, msg_opaque);
-	client->placed = true;
-	partition = choose(client, topic, key, keylen, n);
-	/* by far the most frequent case */
-	if (client->careful || (n == topic->nfirsts && thread_now_ms() < topic->trusted_until))
+	{
+		KafkaSent  *sent = msg_opaque;
+
+		partition = client->partitioner(rkt, key, keylen, n, NULL, NULL);
+		if (sent != NULL)
+			atomic_store(&sent->assigned, partition);
 		return partition;
-	client->has_to_wait = n > topic->nfirsts && !grow(topic, n);
+	}
+	partition = choose(client, topic, key, keylen, n);
+	/* if it is so, no need to look more closely */
+	if (client->careful || (n == topic->nfirsts && thread_now_ms() < topic->trusted_until))
+		return client->place = partition;
+	client->has_to_wait = !grow(topic, n);
 	if (client->has_to_wait)
 		return NOWHERE;
-	if (key == NULL || !client->keys_have_order || (keylen == 0 && client->empty_key_is_none))
-		for (int32_t i = 1; i < n && !may_go_to(&topic->firsts[partition]); i++)
-			partition = (partition + 1) % n;
+	if (!client->keys_have_order ||
+		(client->keyless_is_random && has_no_key(client, key, keylen)))
+		partition = find_other(topic, partition, n);
 	client->has_to_wait = !may_go_to(&topic->firsts[partition]);
-	if (client->has_to_wait)
-		return NOWHERE;
-	client->pioneer_of = is_trusted(&topic->firsts[partition]) ? NULL : &topic->firsts[partition];
-	return partition;
+	return client->has_to_wait ? NOWHERE : (client->place = partition);
 }
 
-/* Where a record goes whose publisher chose; NULL: we don't know that partition yet. */
-static KafkaFirst *
-chosen(KafkaTopic *topic, const OutboxRecord *record)
+/* Has the library's thread placed the record that it had to keep? */
+static void
+look_for_unplaced(KafkaTopic *topic)
 {
-	return record->partition < topic->nfirsts ? &topic->firsts[record->partition] : NULL;
+	KafkaSent  *sent = topic->unplaced;
+	int32_t		partition = sent != NULL ? atomic_load(&sent->assigned) : -1;
+
+	if (partition < 0 || !grow(topic, partition + 1))
+		return;
+	sent->place = partition;
+	topic->firsts[partition].on_way++;
+	topic->unplaced = NULL;
+	topic->is_known = true;
 }
 
 /* Is it of no use to try?  Else the callback may still refuse. */
-static bool
-is_known_to_wait(const OutboxClient *client, KafkaTopic *topic, const OutboxRecord *record)
+bool
+kafka_first_has_to_wait(OutboxClient *client, KafkaTopic *topic, const OutboxRecord *record)
 {
-	const KafkaFirst *first;
+	int32_t		partition = record->partition;
 
 	if (client->careful)
 		return false;
-	if (topic->any.pioneer != NULL)
+	look_for_unplaced(topic);
+	if (topic->unplaced != NULL)
 		return true;
-	if (record->partition < 0)
-		return false;
-	first = chosen(topic, record);
-	return first != NULL && !may_go_to(first);
+	if (partition >= 0 && partition < MAX_UNSEEN && !grow(topic, partition + 1))
+		return true;
+	if (partition >= 0)
+		return partition < topic->nfirsts && !may_go_to(&topic->firsts[partition]);
+	/* where nothing was placed yet, the library may keep it, and place it anywhere */
+	return topic->on_way > 0 && !topic->is_known;
 }
 
 /* The library has a record. */
 static void
 note_sent(OutboxClient *client, KafkaTopic *topic, const OutboxRecord *record, KafkaSent *sent)
 {
-	KafkaFirst *first = client->pioneer_of;
+	KafkaFirst *first;
 
 	if (client->careful)
 		return;
-	if (record->partition >= 0)
+	topic->on_way++;
+	sent->round = 0;
+	sent->place = record->partition;
+	if (record->partition < 0)
 	{
-		first = chosen(topic, record);
-		if (first == NULL)
-			first = &topic->any;
-		else if (is_trusted(first))
-			first = NULL;
+		topic->is_known = client->place >= 0;
+		sent->place = client->place;
 	}
-	else if (!client->placed)
+	if (sent->place < 0 || sent->place >= topic->nfirsts)
 	{
-		distrust(topic);
-		first = &topic->any;
-	}
-	if (first == NULL)
+		sent->place = -1;
+		topic->unplaced = sent;
+		kafka_first_distrust(topic);
+		sent->round = topic->round;
 		return;
-	first->pioneer = sent;
-	topic->npioneers++;
+	}
+	first = &topic->firsts[sent->place];
+	if (first->on_way++ > 0 || is_trusted(first))
+		return;
+	first->stored = 0;
+	sent->round = topic->round;
 }
 
 /*
- * Have the library take a record; *later: it has to wait for another one of its
- * topic, and no error is made of that.
+ * Have the library take a record; *later: it has to wait for others of its topic, and
+ * no error is made of that.
  */
 rd_kafka_error_t *
 kafka_first_produce(OutboxClient *client, KafkaTopic *topic, const OutboxRecord *record,
@@ -223,11 +287,8 @@ kafka_first_produce(OutboxClient *client, KafkaTopic *topic, const OutboxRecord 
 {
 	rd_kafka_error_t *refusal;
 
-	*later = is_known_to_wait(client, topic, record);
-	if (*later)
-		return NULL;
-	client->placed = client->has_to_wait = false;
-	client->pioneer_of = NULL;
+	client->place = -1;
+	client->has_to_wait = false;
 	producing = true;
 	refusal = rd_kafka_produceva(client->rk, args, nargs);
 	producing = false;
@@ -238,27 +299,6 @@ kafka_first_produce(OutboxClient *client, KafkaTopic *topic, const OutboxRecord 
 		return refusal;
 	rd_kafka_error_destroy(refusal);
 	return NULL;
-}
-
-/* A record is not on its way any more. */
-static void
-forget_pioneer(KafkaTopic *topic, const rd_kafka_message_t *message)
-{
-	KafkaSent  *sent = message->_private;
-	int32_t		partition = message->partition;
-	KafkaFirst *first = NULL;
-
-	if (topic->any.pioneer == sent)
-		first = &topic->any;
-	else if (partition >= 0 && partition < topic->nfirsts && topic->firsts[partition].pioneer == sent)
-		first = &topic->firsts[partition];
-	for (int i = 0; first == NULL && i < topic->nfirsts; i++)
-		if (topic->firsts[i].pioneer == sent)
-			first = &topic->firsts[i];	/* it failed before it had a partition */
-	if (first == NULL)
-		return;
-	first->pioneer = NULL;
-	topic->npioneers--;
 }
 
 /* Until when are all of its partitions trusted? */
@@ -282,33 +322,52 @@ void
 kafka_first_reported(OutboxClient *client, const rd_kafka_message_t *message)
 {
 	KafkaTopic *topic = rd_kafka_topic_opaque(message->rkt);
+	KafkaSent  *sent = message->_private;
 	KafkaFirst *first;
 	int64_t		now;
 
 	if (topic == NULL || client->careful)
 		return;
-	if (topic->npioneers > 0)
-		forget_pioneer(topic, message);
+	look_for_unplaced(topic);
+	topic->on_way--;
+	if (sent->place >= 0)
+		topic->firsts[sent->place].on_way--;
+	else if (topic->unplaced == sent)
+		topic->unplaced = NULL;
 	if (message->err != RD_KAFKA_RESP_ERR_NO_ERROR)
 	{
-		distrust(topic);
+		kafka_first_distrust(topic);
 		return;
 	}
-	if (message->partition >= topic->nfirsts && !grow(topic, message->partition + 1))
+	if (!grow(topic, message->partition + 1))
 		return;
 	first = &topic->firsts[message->partition];
 	now = thread_now_ms();
-	if (first->stored != 0 && now - first->stored <= NOTED_MS)
+	/* one that was on its way when trust ended tells nothing */
+	if (first->stored != 0 ? now - first->stored <= NOTED_MS : sent->round != topic->round)
 		return;
 	first->stored = now;
 	topic->trusted_until = trusted_until(topic);
 }
 
-/* Trust nobody any more. */
-void
-kafka_first_distrust(OutboxClient *client)
+/* May brokers have forgotten us, while records that go on from before wait? */
+bool
+kafka_first_is_forgotten(OutboxClient *client)
 {
+	int64_t		now = thread_now_ms();
+
+	if (client->careful || now - client->looked_ms < kafka_remembered_ms / LOOKS)
+		return false;
+	client->looked_ms = now;
 	for (int i = 0; i < KAFKA_TOPIC_BUCKETS; i++)
 		for (KafkaTopic *topic = client->topics[i]; topic != NULL; topic = topic->next)
-			distrust(topic);
+			for (int j = 0; j < topic->nfirsts; j++)
+			{
+				const KafkaFirst *first = &topic->firsts[j];
+
+				if (first->on_way > 0 && first->stored != 0 &&
+					now - first->stored > kafka_remembered_ms)
+					return true;
+			}
+	return false;
 }

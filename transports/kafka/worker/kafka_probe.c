@@ -260,6 +260,8 @@ kafka_probe_topic(OutboxClient *client, const char *name, OutboxError *error)
 	{
 		topic->probe_state = PROBE_IDLE;
 		failure = probe_outcome(topic, topic->probe_err, error);
+		if (failure == OUTBOX_TOPIC)
+			kafka_first_distrust(topic);
 	}
 	else if (topic->probe_state == PROBE_IDLE &&
 			 (topic->probe_started == 0 ||

@@ -478,6 +478,13 @@ void
 kafka_status(OutboxClient *client, OutboxTransportStatus *status)
 {
 	check_fatal(client);
+	if (!client->failed && kafka_first_is_forgotten(client))
+	{
+		client->failed = true;
+		kafka_error_set(&client->error, OUTBOX_FATAL, RD_KAFKA_RESP_ERR__TIMED_OUT,
+						"brokers may have forgotten a client that waited for answers for so long");
+		client->nerrors++;
+	}
 	*status = (OutboxTransportStatus) {
 		.connected = atomic_load(&client->brokers_up) > 0,
 		.was_connected = atomic_load(&client->was_up),

@@ -65,6 +65,7 @@ kafka_topic_get(OutboxClient *client, const char *name, OutboxError *error)
 	}
 	memcpy(topic->name, name, size);
 	topic->client = client;
+	topic->round = 1;
 	conf = rd_kafka_default_topic_conf_dup(client->rk);
 	rd_kafka_topic_conf_set_opaque(conf, topic);
 	rd_kafka_topic_conf_set_partitioner_cb(conf, kafka_first_place);
@@ -81,9 +82,18 @@ kafka_topic_get(OutboxClient *client, const char *name, OutboxError *error)
 	return topic;
 }
 
-/* At close. */
+/* At close, while the library is there. */
 void
-kafka_topics_destroy(OutboxClient *client)
+kafka_topics_release(OutboxClient *client)
+{
+	for (int i = 0; i < KAFKA_TOPIC_BUCKETS; i++)
+		for (KafkaTopic *topic = client->topics[i]; topic != NULL; topic = topic->next)
+			rd_kafka_topic_destroy(topic->rkt);
+}
+
+/* ... and when none of its threads can place a record any more. */
+void
+kafka_topics_free(OutboxClient *client)
 {
 	for (int i = 0; i < KAFKA_TOPIC_BUCKETS; i++)
 	{
@@ -93,14 +103,11 @@ kafka_topics_destroy(OutboxClient *client)
 		{
 			KafkaTopic *next = topic->next;
 
-			rd_kafka_topic_destroy(topic->rkt);
 			free(topic->firsts);
 			free(topic);
 			topic = next;
 		}
-		client->topics[i] = NULL;
 	}
-	client->last_topic = NULL;
 }
 
 /* The topic, unless the broker has refused it lately or for good. */
@@ -180,6 +187,7 @@ OutboxFailure
 kafka_send(OutboxClient *client, const OutboxRecord *record,
 		   OutboxError *error)
 {
+	static const char first_on_way[] = "the first record of its partition is on its way";
 	rd_kafka_vu_t args[8];
 	int			nargs = 0;
 	KafkaSent  *sent;
@@ -201,6 +209,10 @@ kafka_send(OutboxClient *client, const OutboxRecord *record,
 		return kafka_error_set(error, OUTBOX_RETRY,
 							   RD_KAFKA_RESP_ERR__PREV_IN_PROGRESS,
 							   "a failed record waits to be reported");
+	if (kafka_first_has_to_wait(client, topic, record))
+		return kafka_error_set(error, OUTBOX_LATER, RD_KAFKA_RESP_ERR__PREV_IN_PROGRESS,
+							   first_on_way);
+
 	sent = kafka_sent_make(client, record);
 	if (sent == NULL)
 		return kafka_error_set(error, OUTBOX_RETRY, RD_KAFKA_RESP_ERR__FAIL,
@@ -241,8 +253,10 @@ kafka_send(OutboxClient *client, const OutboxRecord *record,
 	kafka_sent_refused(client, sent);
 	if (later)
 		return kafka_error_set(error, OUTBOX_LATER, RD_KAFKA_RESP_ERR__PREV_IN_PROGRESS,
-							   "the first record of its partition is on its way");
+							   first_on_way);
 	failure = produce_refused(client, topic, record, refusal, error);
+	if (failure == OUTBOX_TOPIC)
+		kafka_first_distrust(topic);
 	rd_kafka_error_destroy(refusal);
 	return failure;
 }

@@ -39,18 +39,6 @@
 #define BLOCK_ITEMS			128
 #define PREFETCH			4		/* records ahead */
 
-/* Of a record that is on its way: what the library gives back with its report. */
-struct KafkaSent
-{
-	void	   *tag;			/* the relay's */
-	KafkaSent  *next;			/* among the bare ones */
-	int			nvalues;		/* so many have room */
-	rd_kafka_headers_t *headers;	/* NULL: it has none */
-	KafkaShape *shape;			/* of its list; NULL: is not used again */
-	uint64_t	version;		/* ... as it was */
-	char	   *values[];		/* where the list has them */
-};
-
 struct KafkaSentBlock
 {
 	struct KafkaSentBlock *next;
@@ -268,8 +256,11 @@ kafka_sent_make(OutboxClient *client, const OutboxRecord *record)
 	else
 		for (int i = 0; i < shape->nheaders; i++)
 			memcpy(sent->values[i], record->headers[i].value, shape->lens[i]);
-	if (sent != NULL)
-		sent->tag = record->tag;
+	if (sent == NULL)
+		return NULL;
+	sent->tag = record->tag;
+	sent->place = -1;
+	atomic_store_explicit(&sent->assigned, -1, memory_order_relaxed);
 	return sent;
 }
 

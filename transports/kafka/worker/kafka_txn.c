@@ -283,7 +283,7 @@ kafka_transaction(OutboxClient *client, OutboxTxnStep step, OutboxError *error)
 		cause = rd_kafka_begin_transaction(client->rk);
 	}
 	if (failure == OUTBOX_OK && cause == NULL && step == OUTBOX_TXN_ABORT)
-		kafka_first_distrust(client);
+		kafka_first_distrust_all(client);
 	if (cause == NULL)
 		return failure;
 	failure = failure_of(client, cause);
