@@ -155,10 +155,12 @@ check_fixed(void)
 	OutboxClient *client;
 	int			of[3] = {0};
 
+	rd_kafka_mock_broker_set_rtt(mock.cluster, 1, RTT_MS);
 	options[noptions++] = (OutboxOption) {"partitioner", "murmur2"};
 	client = client_open(false);
 	ok(send_all(client, "fixed", -1, NULL), "without a key, to one partition");
 	ok(T.close(client, 5000), "closed");
+	rd_kafka_mock_broker_set_rtt(mock.cluster, 1, 0);
 	consume("fixed", 3, count_partitions, of);
 	printf("# %d %d %d\n", of[0], of[1], of[2]);
 	ok(of[0] == N || of[1] == N || of[2] == N, "all are there");
