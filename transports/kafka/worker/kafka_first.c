@@ -18,9 +18,14 @@
  * (producer.id.expiration.ms): a partition that has been idle for some minutes is not
  * trusted any more, and a client that has waited for answers for most of a day is given
  * up.  A topic after an error may have been made anew, and know nobody.  After a
- * transaction that was aborted the library may number its records anew.  What can't be
- * seen here is a topic that is deleted and made anew between two batches, without an
- * error of any.
+ * transaction that was aborted the library may number its records anew.
+ *
+ * What is not seen here: a topic that is deleted and made anew between two batches,
+ * without an error of any; that brokers count a producer's age from the timestamp of
+ * its last record, which is that of its publication; and that the library, some minutes
+ * into an outage, knows a topic's partitions no more and takes a record for one where
+ * another is on its way, which also ends the trust that the look at a client's waiting
+ * goes by.
  *
  * All of that holds for transactions as well: what is reported as delivered is
  * committed.  A careful client has one record of a topic on its way and needs none of
