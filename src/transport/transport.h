@@ -45,7 +45,7 @@ typedef enum OutboxFailure
 	OUTBOX_DEAD,				/* this record was refused for good, alone */
 	OUTBOX_SUSPECT,				/* refused together with others: to be sent
 								 * again in careful mode */
-	OUTBOX_PURGED,				/* given back unsent or undecided by purge()
+	OUTBOX_PURGED,				/* given back: unsent, or undecided by purge()
 								 * or a fatal error: to be sent again */
 	OUTBOX_FATAL,				/* this client instance is of no more use */
 	OUTBOX_CONFIG,				/* settings, credentials: needs a person */

@@ -248,6 +248,98 @@ check_leaderless(void)
 	mock_end(&mock);
 }
 
+/*
+ * A topic that the library knows no more, after an outage, though it has records for it:
+ * another one does not join them unseen.
+ */
+static void
+check_not_any_more(void)
+{
+	Mock		mock = mock_begin("not-any-more", 2);
+	OutboxClient *client;
+	OutboxError error;
+	Tally		tally = {0};
+	OutboxRecord record = {
+		.topic = "not-any-more", .partition = -1, .key = key_to(1), .key_len = 1,
+		.payload = "x", .payload_len = 1, .timestamp_ms = started_ms,
+	};
+
+	options[noptions++] = (OutboxOption) {"topic.metadata.refresh.interval.ms", "100"};
+	client = client_open(false);
+	make_known(client, "not-any-more");
+	rd_kafka_mock_broker_set_down(mock.cluster, 1);
+	poll(NULL, 0, 200);
+	ok(T.send(client, &record, &error) == OUTBOX_OK &&
+	   T.send(client, &record, &error) == OUTBOX_LATER, "the first one goes alone");
+	poll(NULL, 0, 3000);
+	ok(T.send(client, &record, &error) == OUTBOX_OK, "another one is kept meanwhile");
+	rd_kafka_mock_broker_set_up(mock.cluster, 1);
+	ok(wait_total(client, &tally, 2, 20) && tally.by[OUTBOX_OK] == 1 &&
+	   tally.by[OUTBOX_PURGED] == 1, "and comes back");
+	ok(T.close(client, 5000), "closed");
+	noptions--;
+	mock_end(&mock);
+}
+
+/*
+ * Behind a record that is so old that brokers may forget its producer, one goes alone after
+ * a pause; else a backlog is sent as any other.
+ */
+static void
+check_old(void)
+{
+	Mock		mock = mock_begin("old", 1);
+	OutboxClient *client = client_open(false);
+	OutboxError error;
+	Tally		tally = {0};
+	OutboxRecord record = {
+		.topic = "old", .partition = 0, .payload = "x", .payload_len = 1,
+		.timestamp_ms = started_ms - 2 * kafka_remembered_ms,
+	};
+
+	for (int i = 0; i < 2; i++)
+	{
+		ok(T.send(client, &record, &error) == OUTBOX_OK &&
+		   T.send(client, &record, &error) == OUTBOX_LATER, "an old record goes alone");
+		ok(wait_total(client, &tally, 3 * i + 1, 20) &&
+		   T.send(client, &record, &error) == OUTBOX_OK &&
+		   T.send(client, &record, &error) == OUTBOX_OK, "others follow together");
+		ok(wait_total(client, &tally, 3 * i + 3, 20), "and are stored");
+		poll(NULL, 0, 1200);
+	}
+	ok(T.close(client, 5000), "closed");
+	mock_end(&mock);
+}
+
+/* One that has waited so long is not joined by another. */
+static void
+check_silent(void)
+{
+	Mock		mock = mock_begin("silent", 1);
+	int64_t		saved = kafka_remembered_ms;
+	OutboxClient *client = client_open(false);
+	OutboxTransportStatus status = {0};
+	OutboxError error;
+	Tally		tally = {0};
+
+	ok(send_one(client, "silent", 0, "x", 1, 0, &error) == OUTBOX_OK &&
+	   wait_total(client, &tally, 1, 20), "a partition that is trusted");
+	rd_kafka_mock_broker_set_down(mock.cluster, 1);
+	poll(NULL, 0, 200);
+	send_one(client, "silent", 0, "x", 1, 0, &error);
+	kafka_remembered_ms = 500;
+	poll(NULL, 0, 700);
+	T.status(client, &status);
+	ok(!status.failed && send_one(client, "silent", 0, "x", 1, 0, &error) == OUTBOX_LATER,
+	   "one that has waited for long stays alone");
+	rd_kafka_mock_broker_set_up(mock.cluster, 1);
+	ok(wait_total(client, &tally, 2, 20) && send_one(client, "silent", 0, "x", 1, 0, &error) == OUTBOX_OK &&
+	   wait_total(client, &tally, 3, 20) && tally.by[OUTBOX_OK] == 3, "until it is stored");
+	kafka_remembered_ms = saved;
+	ok(T.close(client, 5000), "closed");
+	mock_end(&mock);
+}
+
 /* A client that has waited so long that brokers may have forgotten it is given up. */
 static void
 check_forgotten(void)
@@ -299,5 +391,8 @@ check_first(void)
 	check_after_trouble(true);
 	check_after_trouble(false);
 	check_leaderless();
+	check_not_any_more();
+	check_old();
+	check_silent();
 	check_forgotten();
 }

@@ -11,7 +11,7 @@
  *	librdkafka	its own, signals blocked: they enter our code in the broker
  *				state interceptor (kafka_report.c), which only touches atomics
  *				and the eventfd, and in the partitioner (kafka_first.c), which
- *				touches an atomic of the record
+ *				sets an atomic of the record
  *	prober		one a client, started when a topic is first looked up, since
  *				librdkafka's metadata call blocks (kafka_probe.c)
  *	step		one a step of a transaction, while it is under way (kafka_txn.c)
@@ -63,9 +63,12 @@ typedef struct KafkaShape
 struct KafkaSent
 {
 	void	   *tag;			/* the relay's */
+	int64_t		timestamp_ms;
 	int32_t		place;			/* partition; -1: not known yet */
 	atomic_int	assigned;		/* by a thread of the library; -1: not yet */
-	uint32_t	round;			/* of its topic, when it went alone; 0: it did not */
+	bool		alone;			/* nothing else of its topic was on its way */
+	uint32_t	round;			/* of its topic, when it was the only one of its
+								 * partition, without trust; else 0 */
 
 	/* kafka_sent.c */
 	KafkaSent  *next;			/* among the bare ones */
@@ -80,7 +83,10 @@ struct KafkaSent
 typedef struct KafkaFirst
 {
 	int64_t		on_way;			/* records */
-	int64_t		stored;			/* monotonic ms, when one was, about; 0: no trust */
+	int64_t		until;			/* monotonic ms, about: so long it is trusted while
+								 * none is on its way; 0: it is not */
+	int64_t		heard;			/* ... when an answer came last, or was first awaited */
+	int64_t		stamp;			/* timestamp of the last record that was stored */
 } KafkaFirst;
 
 typedef int32_t (*KafkaPartitioner) (const rd_kafka_topic_t *rkt, const void *key,
@@ -100,7 +106,9 @@ typedef struct KafkaTopic
 	KafkaFirst *firsts;
 	int64_t		trusted_until;	/* monotonic ms: so long all of them are */
 	uint32_t	round;			/* goes up when trust ends */
+	bool		has_trust;		/* ... since it went up, some may have been gained */
 	int64_t		on_way;			/* records */
+	int64_t		asked;			/* monotonic ms, since when some are */
 	KafkaSent  *unplaced;		/* the one whose partition is not known yet, or NULL */
 	bool		is_known;		/* the library knew its partitions, last time */
 	int32_t		sticky;			/* where records without a key go now */
@@ -143,6 +151,9 @@ struct OutboxClient
 	int32_t		place;			/* of the record that is handed over; -1: none */
 	bool		has_to_wait;	/* ... it was refused for that */
 	int64_t		looked_ms;		/* for what waits too long */
+	int64_t		day_seen;		/* monotonic ms, when the time of day was read */
+	int64_t		remembered_since;	/* since 1970-01-01 UTC, then: older ones may be
+									 * forgotten */
 
 	bool		draining;		/* purge() was called */
 	bool		purging;		/* ... in flight included */

@@ -14,18 +14,15 @@
  * the partition is trusted: brokers refuse what does not follow, its next leaders
  * too, since a producer's last numbers are part of what they replicate.
  *
- * Trust ends.  Brokers forget a producer that has not written for a day, or less
- * (producer.id.expiration.ms): a partition that has been idle for some minutes is not
- * trusted any more, and a client that has waited for answers for most of a day is given
- * up.  A topic after an error may have been made anew, and know nobody.  After a
- * transaction that was aborted the library may number its records anew.
- *
- * What is not seen here: a topic that is deleted and made anew between two batches,
- * without an error of any; that brokers count a producer's age from the timestamp of
- * its last record, which is that of its publication; and that the library, some minutes
- * into an outage, knows a topic's partitions no more and takes a record for one where
- * another is on its way, which also ends the trust that the look at a client's waiting
- * goes by.
+ * Trust ends.  Brokers forget a producer whose last record is older than a day, or
+ * less (producer.id.expiration.ms); they look every ten minutes, and what they look at
+ * is the record's timestamp, which is that of its publication.  So a partition that is
+ * idle is trusted for some minutes only, behind an old record for a second.  Nothing
+ * more goes to one that has records on its way and has been silent for longer than
+ * brokers remember, and where they are several, the client is given up.  A topic after
+ * an error may have been made anew, and know nobody.  After a transaction that was
+ * aborted the library may number its records anew.  What can't be seen here is a topic
+ * that is deleted and made anew between two batches, without an error of any.
  *
  * All of that holds for transactions as well: what is reported as delivered is
  * committed.  A careful client has one record of a topic on its way and needs none of
@@ -33,10 +30,11 @@
  *
  * It must not be a guess where a record leads to.  So it is placed here, by the
  * library's own functions, in a callback from produce(); that may refuse, too.  Only
- * while the library does not know yet how many partitions there are, it takes a
- * record without asking, and has it placed later, in a thread of its own.  There is
- * no more than one of these, and while its place is not known, nothing else of the
- * topic goes.
+ * while the library does not know how many partitions there are, or not any more, it
+ * takes a record without asking, and has it placed later, in a thread of its own.
+ * There is no more than one of these, and while its place is not known, nothing else of
+ * the topic goes.  Where something of the topic was on its way before it, it is refused
+ * then, and comes back.
  *
  * A record without a key may go anywhere, and prefers a partition where it does not
  * have to wait.
@@ -49,10 +47,13 @@
 
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #define TRUSTED_MS		(5 * 60 * 1000)
-#define NOTED_MS		(60 * 1000)
+#define OLD_TRUSTED_MS	1000	/* behind a record of a backlog that old */
 #define LOOKS			100		/* in the time that brokers remember us */
+#define SILENT_MS		(10 * 60 * 1000)	/* an outage, and not only a pause */
+#define KNOWN_WITHIN_MS	5000	/* what partitions there are, once a broker is asked */
 #define NOWHERE			INT32_MAX	/* a partition that produce() refuses */
 #define MAX_UNSEEN		4096	/* chosen partitions that we take for real at once */
 
@@ -98,26 +99,55 @@ kafka_first_configure(OutboxClient *client, const char *partitioner, int sticky_
 	return false;
 }
 
+/* May brokers have forgotten a producer whose last record has this timestamp? */
 static bool
-is_trusted(const KafkaFirst *first)
+is_old(OutboxClient *client, int64_t now, int64_t stamp)
 {
-	return first->stored != 0 && thread_now_ms() - first->stored < TRUSTED_MS;
+	struct timespec ts;
+
+	if (client->day_seen != now)
+	{
+		clock_gettime(CLOCK_REALTIME, &ts);
+		client->day_seen = now;
+		client->remembered_since = ts.tv_sec * (int64_t) 1000 - kafka_remembered_ms;
+	}
+	return stamp < client->remembered_since;
 }
 
-static bool
-may_go_to(const KafkaFirst *first)
+/* For how long may answers of a partition be missing? */
+static int64_t
+patience_ms(OutboxClient *client, int64_t now, const KafkaFirst *first)
 {
-	return first->on_way == 0 || is_trusted(first);
+	if (kafka_remembered_ms > SILENT_MS && first->stamp != 0 && is_old(client, now, first->stamp))
+		return SILENT_MS;
+	return kafka_remembered_ms;
+}
+
+/* Where there is any trust, those on their way went by it, and more may follow. */
+static bool
+may_go_to(OutboxClient *client, const KafkaFirst *first)
+{
+	int64_t		now;
+
+	if (first->on_way == 0)
+		return true;
+	if (first->until == 0)
+		return false;
+	now = thread_now_ms();
+	return now - first->heard < patience_ms(client, now, first);
 }
 
 /* Trust none of a topic's partitions, until they have stored a record again. */
 void
 kafka_first_distrust(KafkaTopic *topic)
 {
+	if (!topic->has_trust)
+		return;
+	topic->has_trust = false;
 	topic->round++;
 	topic->trusted_until = 0;
 	for (int i = 0; i < topic->nfirsts; i++)
-		topic->firsts[i].stored = 0;
+		topic->firsts[i].until = 0;
 }
 
 void
@@ -170,19 +200,23 @@ choose(OutboxClient *client, KafkaTopic *topic, const void *key, size_t keylen, 
 	return topic->sticky;
 }
 
-/* A partition like that one where a record need not wait, and that has a leader. */
+/* A partition that has a leader, if possible one where a record need not wait. */
 static int32_t
-find_other(KafkaTopic *topic, int32_t partition, int32_t n)
+find_other(OutboxClient *client, KafkaTopic *topic, int32_t partition, int32_t n)
 {
+	int32_t		led = -1;
+
 	for (int32_t i = 0; i < n; i++)
 	{
 		int32_t		other = (partition + i) % n;
 
-		if (may_go_to(&topic->firsts[other]) &&
-			rd_kafka_topic_partition_available(topic->rkt, other))
+		if (!rd_kafka_topic_partition_available(topic->rkt, other))
+			continue;
+		if (may_go_to(client, &topic->firsts[other]))
 			return other;
+		led = led < 0 ? other : led;
 	}
-	return partition;
+	return led < 0 ? partition : led;
 }
 
 /* The library's partitioner callback. */
@@ -198,6 +232,9 @@ kafka_first_place(const rd_kafka_topic_t *rkt, const void *key, size_t keylen,
 	{
 		KafkaSent  *sent = msg_opaque;
 
+		/* a client's own record, a bookmark, has none */
+		if (sent != NULL && !sent->alone)
+			return NOWHERE;
 		partition = client->partitioner(rkt, key, keylen, n, NULL, NULL);
 		if (sent != NULL)
 			atomic_store(&sent->assigned, partition);
@@ -212,8 +249,8 @@ kafka_first_place(const rd_kafka_topic_t *rkt, const void *key, size_t keylen,
 		return NOWHERE;
 	if (!client->keys_have_order ||
 		(client->keyless_is_random && has_no_key(client, key, keylen)))
-		partition = find_other(topic, partition, n);
-	client->has_to_wait = !may_go_to(&topic->firsts[partition]);
+		partition = find_other(client, topic, partition, n);
+	client->has_to_wait = !may_go_to(client, &topic->firsts[partition]);
 	return client->has_to_wait ? NOWHERE : (client->place = partition);
 }
 
@@ -227,7 +264,8 @@ look_for_unplaced(KafkaTopic *topic)
 	if (partition < 0 || !grow(topic, partition + 1))
 		return;
 	sent->place = partition;
-	topic->firsts[partition].on_way++;
+	if (topic->firsts[partition].on_way++ == 0)
+		topic->firsts[partition].heard = thread_now_ms();
 	topic->unplaced = NULL;
 	topic->is_known = true;
 }
@@ -246,9 +284,10 @@ kafka_first_has_to_wait(OutboxClient *client, KafkaTopic *topic, const OutboxRec
 	if (partition >= 0 && partition < MAX_UNSEEN && !grow(topic, partition + 1))
 		return true;
 	if (partition >= 0)
-		return partition < topic->nfirsts && !may_go_to(&topic->firsts[partition]);
+		return partition < topic->nfirsts && !may_go_to(client, &topic->firsts[partition]);
 	/* where nothing was placed yet, the library may keep it, and place it anywhere */
-	return topic->on_way > 0 && !topic->is_known;
+	return topic->on_way > 0 && !topic->is_known &&
+		thread_now_ms() - topic->asked < KNOWN_WITHIN_MS;
 }
 
 /* The library has a record. */
@@ -259,7 +298,8 @@ note_sent(OutboxClient *client, KafkaTopic *topic, const OutboxRecord *record, K
 
 	if (client->careful)
 		return;
-	topic->on_way++;
+	if (topic->on_way++ == 0)
+		topic->asked = thread_now_ms();
 	sent->round = 0;
 	sent->place = record->partition;
 	if (record->partition < 0)
@@ -273,13 +313,18 @@ note_sent(OutboxClient *client, KafkaTopic *topic, const OutboxRecord *record, K
 		topic->unplaced = sent;
 		kafka_first_distrust(topic);
 		sent->round = topic->round;
+		topic->has_trust = true;
 		return;
 	}
 	first = &topic->firsts[sent->place];
-	if (first->on_way++ > 0 || is_trusted(first))
+	if (first->on_way++ > 0)
 		return;
-	first->stored = 0;
+	first->heard = thread_now_ms();
+	if (first->heard < first->until)
+		return;
+	first->until = 0;
 	sent->round = topic->round;
+	topic->has_trust = true;
 }
 
 /*
@@ -292,6 +337,7 @@ kafka_first_produce(OutboxClient *client, KafkaTopic *topic, const OutboxRecord 
 {
 	rd_kafka_error_t *refusal;
 
+	sent->alone = topic->on_way == 0;
 	client->place = -1;
 	client->has_to_wait = false;
 	producing = true;
@@ -306,20 +352,14 @@ kafka_first_produce(OutboxClient *client, KafkaTopic *topic, const OutboxRecord 
 	return NULL;
 }
 
-/* Until when are all of its partitions trusted? */
-static int64_t
-trusted_until(const KafkaTopic *topic)
+/* A partition is trusted, for so long at least. */
+static void
+trust(KafkaTopic *topic, KafkaFirst *first, int64_t until)
 {
-	int64_t		oldest = INT64_MAX - TRUSTED_MS;
-
+	first->until = topic->trusted_until = until;
 	for (int i = 0; i < topic->nfirsts; i++)
-	{
-		if (topic->firsts[i].stored == 0)
-			return 0;
-		if (topic->firsts[i].stored < oldest)
-			oldest = topic->firsts[i].stored;
-	}
-	return oldest + TRUSTED_MS;
+		if (topic->firsts[i].until < topic->trusted_until)
+			topic->trusted_until = topic->firsts[i].until;
 }
 
 /* The library has reported a record. */
@@ -330,6 +370,7 @@ kafka_first_reported(OutboxClient *client, const rd_kafka_message_t *message)
 	KafkaSent  *sent = message->_private;
 	KafkaFirst *first;
 	int64_t		now;
+	int64_t		ms;
 
 	if (topic == NULL || client->careful)
 		return;
@@ -348,11 +389,15 @@ kafka_first_reported(OutboxClient *client, const rd_kafka_message_t *message)
 		return;
 	first = &topic->firsts[message->partition];
 	now = thread_now_ms();
+	first->heard = now;
+	first->stamp = sent->timestamp_ms;
 	/* one that was on its way when trust ended tells nothing */
-	if (first->stored != 0 ? now - first->stored <= NOTED_MS : sent->round != topic->round)
+	if (first->until == 0 && sent->round != topic->round)
 		return;
-	first->stored = now;
-	topic->trusted_until = trusted_until(topic);
+	ms = is_old(client, now, first->stamp) ? OLD_TRUSTED_MS : TRUSTED_MS;
+	/* it need not be to the point */
+	if (first->until > now + ms || first->until < now + ms * 4 / 5)
+		trust(topic, first, now + ms);
 }
 
 /* May brokers have forgotten us, while records that go on from before wait? */
@@ -370,8 +415,7 @@ kafka_first_is_forgotten(OutboxClient *client)
 			{
 				const KafkaFirst *first = &topic->firsts[j];
 
-				if (first->on_way > 0 && first->stored != 0 &&
-					now - first->stored > kafka_remembered_ms)
+				if (first->on_way > 1 && now - first->heard > patience_ms(client, now, first))
 					return true;
 			}
 	return false;

@@ -214,6 +214,8 @@ classify(OutboxClient *client, const rd_kafka_message_t *message)
 			kafka_verdict_add(name, err);
 			return OUTBOX_DEAD;
 		case RD_KAFKA_RESP_ERR__UNKNOWN_PARTITION:
+			if (message->partition < 0)
+				return OUTBOX_PURGED;	/* see kafka_first.c */
 			return kafka_partition_missing(client,
 										   kafka_topic_find(client, name),
 										   message->partition)

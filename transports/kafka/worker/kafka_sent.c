@@ -259,6 +259,7 @@ kafka_sent_make(OutboxClient *client, const OutboxRecord *record)
 	if (sent == NULL)
 		return NULL;
 	sent->tag = record->tag;
+	sent->timestamp_ms = record->timestamp_ms;
 	sent->place = -1;
 	atomic_store_explicit(&sent->assigned, -1, memory_order_relaxed);
 	return sent;
