@@ -161,6 +161,7 @@ relay_chunk_start_over(OutboxChunk *chunk)
 	chunk->state = OUTBOX_CHUNK_READY;
 	chunk->must_abort = false;
 	chunk->bytes = 0;
+	memset(&chunk->cause, 0, sizeof(chunk->cause));
 	INSTR_TIME_SET_ZERO(chunk->aborting);
 }
 
@@ -199,10 +200,22 @@ relay_chunk_aborted(Relay *relay)
 
 	for_all_windows(relay, requeue_held);
 	show_cause(relay);
-	memset(&chunk->cause, 0, sizeof(chunk->cause));
 	chunk->aborts++;
 	INSTR_TIME_SET_CURRENT(chunk->aborted_at);
 	relay_chunk_start_over(chunk);
+}
+
+/*
+ * A topic is out of the way, so what comes next is not the same again: with many that
+ * are forbidden, the pauses would outlast the time for which each of them is left alone.
+ */
+void
+relay_chunk_eased(Relay *relay)
+{
+	if (relay->chunk.state == OUTBOX_CHUNK_NONE)
+		return;
+	relay->chunk.aborts = Min(relay->chunk.aborts, 1);
+	relay->back_off_ms = 0;
 }
 
 /*

@@ -191,6 +191,7 @@ relay_topic_trouble(Relay *relay, OutboxTopic *topic, OutboxTopicState state,
 			Min(topic->retry_ms * 2, MAX_BLOCK_MS) : MIN_BLOCK_MS;
 		INSTR_TIME_SET_CURRENT(topic->since);
 		topic->given_up = false;
+		relay_chunk_eased(relay);
 		show_trouble(relay, topic, error->text, error->hint);
 	}
 }

@@ -170,6 +170,7 @@ extern uint64 relay_flow_room(Relay *relay);
 /* chunk.c */
 extern bool relay_chunk_may_read(const Relay *relay);
 extern bool relay_chunk_may_store(const Relay *relay);
+extern void relay_chunk_eased(Relay *relay);
 extern bool relay_chunk_settles(const Relay *relay);
 extern bool relay_chunk_begin(Relay *relay);
 extern bool relay_chunk_has_room(const Relay *relay, const OutboxEntry *entry);

@@ -3,7 +3,7 @@
  * send.c
  *	  What the relay hands to its client, and the answers.
  *
- * A window is sent in order.  An entry that has to wait for another one of its topic
+ * A window is sent in order.  An entry that has to wait for the answer to another one
  * lets other topics go before it, within bounds; one that waits for standbys, or was
  * refused, stops its stream.
  *

@@ -38,9 +38,9 @@ typedef enum OutboxFailure
 	OUTBOX_OK = 0,
 	OUTBOX_RETRY,				/* passing: the client keeps trying, or it is
 								 * full (send): try again later */
-	OUTBOX_LATER,				/* send(): not before another record of the
-								 * topic has been answered; other topics may
-								 * go */
+	OUTBOX_LATER,				/* send(): not before another record has been
+								 * answered, of the topic as a rule; other
+								 * topics may go */
 	OUTBOX_TOPIC,				/* this topic is missing or forbidden */
 	OUTBOX_DEAD,				/* this record was refused for good, alone */
 	OUTBOX_SUSPECT,				/* refused together with others: to be sent
@@ -213,9 +213,10 @@ typedef struct OutboxTransport
 	 * not done (*error's name is empty, unless INIT can't be done for now), and
 	 * makes the eventfd readable when there is something to ask for.  Else OK,
 	 * ABORT, FENCED, FATAL or CONFIG, with *error; after FATAL a COMMIT may have
-	 * taken place.  COMMIT and ABORT need all reports to have been polled,
-	 * and nothing to be in flight: where answers don't come, or ABORT says that
-	 * it is not safe (FATAL), close() it is, and the next client's INIT aborts.
+	 * taken place.  ABORT to an ABORT tells why, and wants to be asked again.
+	 * COMMIT and ABORT need all reports to have been polled, and nothing to be
+	 * in flight: where answers don't come, or ABORT says that it is not safe
+	 * (FATAL), close() it is, and the next client's INIT aborts.
 	 */
 	OutboxFailure (*transaction) (OutboxClient *client, OutboxTxnStep step,
 								  OutboxError *error);
@@ -225,7 +226,7 @@ typedef struct OutboxTransport
 
 	/*
 	 * Write the client's bookmark, as part of the transaction.  It is copied
-	 * and makes no report.
+	 * and makes no report.  RETRY: not before some report that is to come.
 	 */
 	OutboxFailure (*bookmark_write) (OutboxClient *client, const char *text,
 									 OutboxError *error);

@@ -150,29 +150,51 @@ sub topics { return map { (split /\t/)[0] } split /\n/, $_[0]->admin('list') }
 
 # Forbids a user something, and takes that back.  What: topic, group or id (a transactional one),
 # by name; operation: read, write, describe, create, all.
-sub deny { my ($self, @what) = @_; return $self->_access(30, @what) }
-sub undeny { my ($self, @what) = @_; return $self->_access(31, @what) }
+# Without any entry for a topic, all is allowed; with one, all else is forbidden.
+sub deny { my ($self, @what) = @_; return $self->_access(30, 2, @what) }
+sub undeny { my ($self, @what) = @_; return $self->_access(31, 2, @what) }
+sub allow { my ($self, @what) = @_; return $self->_access(30, 3, @what) }
+sub unallow { my ($self, @what) = @_; return $self->_access(31, 3, @what) }
 
-# CreateAcls and DeleteAcls by hand: librdkafka has no transactional ids among them.
+# CreateAcls, DeleteAcls and DescribeAcls by hand: librdkafka has no transactional ids among
+# them.  Waits until each broker goes by it.
 sub _access
 {
-	my ($self, $api, $user, $operation, $kind, $name) = @_;
+	my ($self, $api, $permission, $user, $operation, $kind, $name) = @_;
 	my %kinds = (topic => 2, group => 3, id => 5);
 	my %operations = (all => 2, read => 3, write => 4, create => 5, describe => 8);
 	my $text = sub { pack('n/a*', $_[0]) };
 	my $entry = pack('C', $kinds{$kind}) . $text->($name) . pack('C', 3) . $text->("User:$user") .
-	  $text->('*') . pack('CC', $operations{$operation}, 2);
-	my $request = pack('nnN', $api, 1, 1) . $text->('test') . pack('N', 1) . $entry;
-	my $socket = IO::Socket::INET->new(PeerAddr => $self->admin_bootstrap =~ s/,.*//r)
-	  or die "broker: $!\n";
+	  $text->('*') . pack('CC', $operations{$operation}, $permission);
+	my @brokers = split /,/, $self->admin_bootstrap;
+	# after the throttle time: number of results, error of the first
+	my ($n, $error) = unpack 'x4Nn', _request($brokers[0], $api, pack('N', 1) . $entry);
+	die "access list: error $error\n" unless $n == 1 && $error == 0;
 
-	print $socket pack('N/a*', $request);
+	for my $broker (@brokers)
+	{
+		my $until = time + 60;
+
+		# error, its text (none), number of resources with such an entry
+		while ((unpack 'x4nnN', _request($broker, 29, $entry))[2] != ($api == 30))
+		{
+			die "access list: $broker does not go by it\n" if time > $until;
+			select undef, undef, undef, 0.01;
+		}
+	}
+	return;
+}
+
+# The answer to a request, without its correlation id.
+sub _request
+{
+	my ($broker, $api, $body) = @_;
+	my $socket = IO::Socket::INET->new(PeerAddr => $broker) or die "broker: $!\n";
+
+	print $socket pack('N/a*', pack('nnN', $api, 1, 1) . pack('n/a*', 'test') . $body);
 	read($socket, my $size, 4) == 4 or die "no answer\n";
 	read($socket, my $answer, unpack('N', $size));
-	# correlation id, throttle time, number of results, error of the first
-	my (undef, undef, $n, $error) = unpack('NNNn', $answer);
-	die "access list: error $error\n" unless $n == 1 && $error == 0;
-	return;
+	return substr($answer, 4);
 }
 
 # The broker that leads a topic's first partition; a new topic is not known everywhere at once.

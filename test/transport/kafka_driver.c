@@ -576,5 +576,6 @@ main(int argc, char **argv)
 	check_relaying();
 	check_in_flight();
 	check_transactions();
+	check_blame();
 	return failures != 0;
 }

@@ -114,6 +114,10 @@ typedef struct KafkaTopic
 	int32_t		sticky;			/* where records without a key go now */
 	int64_t		sticky_until;	/* monotonic ms */
 
+	/* kafka_blame.c: the last transaction that sent a record, and stored one */
+	uint64_t	sent_in;
+	uint64_t	stored_in;
+
 	/* The last look-up; guarded by OutboxClient.probe_lock. */
 	struct KafkaTopic *probe_next;	/* in the prober's queue */
 	int			probe_state;	/* KafkaProbeState */
@@ -207,11 +211,19 @@ struct OutboxClient
 	bool		transactional;
 	char	   *transactional_id;
 	bool		unsure;			/* one that failed may have been written */
+	bool		explained;		/* what made the transaction fail is known */
 	struct KafkaStep *step;		/* of a transaction, under way or not */
 	char	   *bookmark_topic;
-	rd_kafka_resp_err_t bookmark_err;	/* of a failed one */
+	rd_kafka_resp_err_t bookmark_err;	/* of one that was refused */
 	char	   *bookmark_key;
 	struct KafkaBookmarkReader *bookmark_reader;
+
+	/* kafka_blame.c: the transaction */
+	uint64_t	txn;			/* counts them */
+	KafkaTopic *unproven;		/* the topic that was added last */
+	int64_t		unproven_ms;	/* monotonic: since when */
+	bool		bookmark_sent;
+	bool		bookmark_stored;
 
 	/* values of secret options, to keep them out of texts */
 	char	  **secrets;
@@ -315,6 +327,14 @@ extern void kafka_explain_silence(OutboxClient *client, OutboxError *error);
 extern OutboxFailure kafka_bookmark_write(OutboxClient *client, const char *text,
 										  OutboxError *error);
 extern bool kafka_is_fenced(rd_kafka_resp_err_t err);
+
+/* kafka_blame.c */
+extern void kafka_blame_begin(OutboxClient *client);
+extern bool kafka_blame_has_to_wait(const OutboxClient *client, const KafkaTopic *topic);
+extern void kafka_blame_sent(OutboxClient *client, KafkaTopic *topic);
+extern void kafka_blame_stored(OutboxClient *client, const rd_kafka_message_t *message);
+extern OutboxFailure kafka_blame(OutboxClient *client, rd_kafka_resp_err_t err,
+								 OutboxError *error);
 
 /* kafka_bookmark.c */
 extern bool kafka_bookmark_prepare(OutboxClient *client,

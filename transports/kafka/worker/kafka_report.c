@@ -279,14 +279,21 @@ kafka_delivered(rd_kafka_t *rk, const rd_kafka_message_t *message, void *opaque)
 	if (message->err != RD_KAFKA_RESP_ERR_NO_ERROR &&
 		rd_kafka_message_status(message) != RD_KAFKA_MSG_STATUS_NOT_PERSISTED)
 		client->unsure = true;
+	if (message->err != RD_KAFKA_RESP_ERR_NO_ERROR &&
+		message->err != RD_KAFKA_RESP_ERR__PURGE_QUEUE)
+		client->explained = true;
 	if (client->transactional && message->_private == NULL)
 	{
-		/* a bookmark; when it failed, so has the transaction */
-		if (message->err != RD_KAFKA_RESP_ERR_NO_ERROR)
+		/* a bookmark; when it failed, so has the transaction, or the other way round */
+		if (message->err == RD_KAFKA_RESP_ERR_NO_ERROR)
+			client->bookmark_stored = true;
+		else if (message->err != RD_KAFKA_RESP_ERR__PURGE_QUEUE)
 			client->bookmark_err = message->err;
 		return;
 	}
 	kafka_first_reported(client, message);
+	if (client->transactional && message->err == RD_KAFKA_RESP_ERR_NO_ERROR)
+		kafka_blame_stored(client, message);
 	report = &client->reports[client->reports_end++];
 	report->tag = kafka_sent_detach(message);
 	if (message->err == RD_KAFKA_RESP_ERR_NO_ERROR)

@@ -187,7 +187,7 @@ OutboxFailure
 kafka_send(OutboxClient *client, const OutboxRecord *record,
 		   OutboxError *error)
 {
-	static const char first_on_way[] = "the first record of its partition is on its way";
+	static const char waits[] = "it waits for one that is on its way";
 	rd_kafka_vu_t args[8];
 	int			nargs = 0;
 	KafkaSent  *sent;
@@ -209,9 +209,10 @@ kafka_send(OutboxClient *client, const OutboxRecord *record,
 		return kafka_error_set(error, OUTBOX_RETRY,
 							   RD_KAFKA_RESP_ERR__PREV_IN_PROGRESS,
 							   "a failed record waits to be reported");
-	if (kafka_first_has_to_wait(client, topic, record))
+	if (kafka_first_has_to_wait(client, topic, record) ||
+		(client->transactional && kafka_blame_has_to_wait(client, topic)))
 		return kafka_error_set(error, OUTBOX_LATER, RD_KAFKA_RESP_ERR__PREV_IN_PROGRESS,
-							   first_on_way);
+							   waits);
 
 	sent = kafka_sent_make(client, record);
 	if (sent == NULL)
@@ -248,12 +249,14 @@ kafka_send(OutboxClient *client, const OutboxRecord *record,
 	if (refusal == NULL && !later)
 	{
 		client->accepted++;
+		if (client->transactional)
+			kafka_blame_sent(client, topic);
 		return OUTBOX_OK;
 	}
 	kafka_sent_refused(client, sent);
 	if (later)
 		return kafka_error_set(error, OUTBOX_LATER, RD_KAFKA_RESP_ERR__PREV_IN_PROGRESS,
-							   first_on_way);
+							   waits);
 	failure = produce_refused(client, topic, record, refusal, error);
 	if (failure == OUTBOX_TOPIC)
 		kafka_first_distrust(topic);

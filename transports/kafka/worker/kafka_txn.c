@@ -225,6 +225,38 @@ await_answers(OutboxClient *client, OutboxError *error)
 	return OUTBOX_OK;
 }
 
+/*
+ * Before an abort that no report explains: what has made the library want one?  Nothing
+ * tells that and leaves the transaction as it is but this: to begin another one, which
+ * is refused with the same error.  ABORT with *error set, once, when there is something
+ * to tell.
+ */
+static OutboxFailure
+ask_why(OutboxClient *client, OutboxError *error)
+{
+	OutboxFailure failure = OUTBOX_OK;
+	rd_kafka_resp_err_t err;
+	rd_kafka_error_t *cause;
+
+	if (client->explained)
+		return OUTBOX_OK;
+	client->explained = true;
+	cause = rd_kafka_begin_transaction(client->rk);
+	err = rd_kafka_error_code(cause);
+	if (rd_kafka_error_txn_requires_abort(cause))
+		failure = kafka_blame(client, err, error);
+	if (failure == OUTBOX_OK && rd_kafka_error_txn_requires_abort(cause))
+	{
+		failure = set_error(client, error, OUTBOX_ABORT, err, rd_kafka_error_string(cause));
+		error->hint[0] = '\0'; /* often it is dealt with already */
+	}
+	rd_kafka_error_destroy(cause);
+	if (failure != OUTBOX_ABORT)
+		return OUTBOX_OK;
+	kafka_wake(client);
+	return OUTBOX_ABORT;
+}
+
 /* Start a step, when its time has come; RETRY: it is under way, or has to wait. */
 static OutboxFailure
 step_start(OutboxClient *client, OutboxTxnStep which, OutboxError *error)
@@ -234,6 +266,8 @@ step_start(OutboxClient *client, OutboxTxnStep which, OutboxError *error)
 	sigset_t	saved;
 	int			failed;
 
+	if (failure == OUTBOX_OK && which == OUTBOX_TXN_ABORT)
+		failure = ask_why(client, error);
 	if (failure != OUTBOX_OK)
 		return failure;
 	if (which == OUTBOX_TXN_ABORT && client->unsure)
@@ -280,6 +314,8 @@ kafka_transaction(OutboxClient *client, OutboxTxnStep step, OutboxError *error)
 	else
 	{
 		client->bookmark_err = RD_KAFKA_RESP_ERR_NO_ERROR;
+		client->explained = false;
+		kafka_blame_begin(client);
 		cause = rd_kafka_begin_transaction(client->rk);
 	}
 	if (failure == OUTBOX_OK && cause == NULL && step == OUTBOX_TXN_ABORT)
@@ -301,7 +337,8 @@ kafka_transaction(OutboxClient *client, OutboxTxnStep step, OutboxError *error)
 		failure = bookmark_failure(client->bookmark_err);
 		kafka_bookmark_error(client, error, failure, client->bookmark_err);
 	}
-	else
+	else if (failure != OUTBOX_ABORT ||
+			 kafka_blame(client, rd_kafka_error_code(cause), error) != OUTBOX_ABORT)
 		set_error(client, error, failure, rd_kafka_error_code(cause),
 				  rd_kafka_error_string(cause));
 	rd_kafka_error_destroy(cause);
@@ -326,12 +363,21 @@ kafka_bookmark_write(OutboxClient *client, const char *text, OutboxError *error)
 
 	if (topic == NULL)
 		return OUTBOX_CONFIG;
+	if (kafka_blame_has_to_wait(client, NULL))
+		return OUTBOX_RETRY;
 	cause = rd_kafka_produceva(client->rk, args, sizeof(args) / sizeof(args[0]));
+	client->bookmark_sent = cause == NULL;
 	if (cause == NULL)
 		return OUTBOX_OK;
 	failure = failure_of(client, cause);
-	if (failure == OUTBOX_ABORT ||
-		(failure == OUTBOX_FATAL && !rd_kafka_error_is_fatal(cause)))
+	if (rd_kafka_error_code(cause) == RD_KAFKA_RESP_ERR__STATE)
+	{
+		/* it has failed already, which the abort will explain */
+		failure = OUTBOX_ABORT;
+		memset(error, 0, sizeof(*error));
+	}
+	else if (failure == OUTBOX_ABORT ||
+			 (failure == OUTBOX_FATAL && !rd_kafka_error_is_fatal(cause)))
 	{
 		failure = bookmark_failure(rd_kafka_error_code(cause));
 		kafka_bookmark_error(client, error, failure, rd_kafka_error_code(cause));
