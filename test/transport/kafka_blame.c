@@ -10,12 +10,14 @@
  *
  *-------------------------------------------------------------------------
  */
+#include <poll.h>
 #include <string.h>
 
 #include "kafka_driver.h"
 
 #define ADD_PARTITIONS	24		/* of the protocol's requests */
 #define RTT_MS			200		/* so long there is no answer */
+#define SILENT_MS		5200	/* that nobody waits for */
 
 typedef struct Scene
 {
@@ -81,6 +83,22 @@ check_two(Scene *scene)
 	ok(step(scene, OUTBOX_TXN_COMMIT) == OUTBOX_OK, "it is committed");
 }
 
+/* One that does not answer holds up the others for a while only. */
+static void
+check_silent(Scene *scene)
+{
+	ok(step(scene, OUTBOX_TXN_BEGIN) == OUTBOX_OK, "a transaction");
+	rd_kafka_mock_broker_set_down(scene->mock.cluster, 1);
+	(void) poll(NULL, 0, 100);
+	ok(send_to(scene, 0) == OUTBOX_OK && send_to(scene, 1) == OUTBOX_LATER,
+	   "a topic waits for another one");
+	(void) poll(NULL, 0, SILENT_MS);
+	ok(send_to(scene, 1) == OUTBOX_OK, "but not for long");
+	rd_kafka_mock_broker_set_up(scene->mock.cluster, 1);
+	ok(answered(scene, 2) && bookmark(scene) == OUTBOX_OK &&
+	   step(scene, OUTBOX_TXN_COMMIT) == OUTBOX_OK, "it is committed");
+}
+
 /* One is added alone, and that fails. */
 static void
 check_one(Scene *scene)
@@ -141,6 +159,7 @@ check_blame(void)
 	   step(&scene, OUTBOX_TXN_COMMIT) == OUTBOX_OK, "a transaction");
 	rd_kafka_mock_broker_set_rtt(scene.mock.cluster, 1, RTT_MS);
 	check_two(&scene);
+	check_silent(&scene);
 	check_one(&scene);
 	check_bookmark(&scene);
 	ok(T.close(scene.client, 5000), "closed");
