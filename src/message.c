@@ -16,6 +16,7 @@
 #include "fmgr.h"
 #include "mb/pg_wchar.h"
 #include "message.h"
+#include "port/pg_bswap.h"
 #include "utils/builtins.h"
 
 /* Append one header in wire form. */
@@ -185,18 +186,30 @@ outbox_headers_to_jsonb(const char *headers, int len)
 	return JsonbValueToJsonb(pushJsonbValue(&state, WJB_END_ARRAY, NULL));
 }
 
-/* The low bits of a value as so many hex digits; where to go on. */
-static char *
-put_hex(char *to, uint64 value, int digits)
+/* 32 bits as eight hex digits: each digit in a byte, and all of them at once. */
+static void
+put_hex(char *to, uint32 value)
 {
-	static const char hex[] = "0123456789abcdef";
+	uint64		digits = value;
+	uint64		letters;
 
-	for (int i = digits - 1; i >= 0; i--)
-	{
-		to[i] = hex[value & 0xF];
-		value >>= 4;
-	}
-	return to + digits;
+	digits = (digits | digits << 16) & UINT64CONST(0x0000FFFF0000FFFF);
+	digits = (digits | digits << 8) & UINT64CONST(0x00FF00FF00FF00FF);
+	digits = (digits | digits << 4) & UINT64CONST(0x0F0F0F0F0F0F0F0F);
+	/* 1 where a digit is more than nine */
+	letters = (digits + UINT64CONST(0x0606060606060606)) >> 4 & UINT64CONST(0x0101010101010101);
+	digits += UINT64CONST(0x3030303030303030) + letters * ('a' - '0' - 10);
+	digits = pg_hton64(digits);
+	memcpy(to, &digits, sizeof(digits));
+}
+
+/* So many digits and what follows them; where to go on. */
+static inline char *
+put_group(char *to, const char *digits, int n, char next)
+{
+	memcpy(to, digits, n);
+	to[n] = next;
+	return to + n + 1;
 }
 
 /*
@@ -207,6 +220,7 @@ put_hex(char *to, uint64 value, int digits)
 void
 outbox_message_uuid(uint64 epoch, uint64 id, char *buf)
 {
+	char		hex[32];
 	uint64		hi;
 	uint64		lo;
 
@@ -216,14 +230,13 @@ outbox_message_uuid(uint64 epoch, uint64 id, char *buf)
 	lo = (UINT64CONST(2) << 62) | ((epoch & UINT64CONST(0xF)) << 58) |
 		(id & ((UINT64CONST(1) << 58) - 1));
 	/* by hand: a relay does this for each message */
-	buf = put_hex(buf, hi >> 32, 8);
-	*buf++ = '-';
-	buf = put_hex(buf, hi >> 16, 4);
-	*buf++ = '-';
-	buf = put_hex(buf, hi, 4);
-	*buf++ = '-';
-	buf = put_hex(buf, lo >> 48, 4);
-	*buf++ = '-';
-	buf = put_hex(buf, lo, 12);
-	*buf = '\0';
+	put_hex(hex, hi >> 32);
+	put_hex(hex + 8, (uint32) hi);
+	put_hex(hex + 16, lo >> 32);
+	put_hex(hex + 24, (uint32) lo);
+	buf = put_group(buf, hex, 8, '-');
+	buf = put_group(buf, hex + 8, 4, '-');
+	buf = put_group(buf, hex + 12, 4, '-');
+	buf = put_group(buf, hex + 16, 4, '-');
+	put_group(buf, hex + 20, 12, '\0');
 }

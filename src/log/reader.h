@@ -80,14 +80,14 @@ typedef struct OutboxMessage
 	int16		version;		/* of the row format */
 	bool		damaged;		/* rows of it are missing */
 	char		kind;			/* 'j' json, 't' text, 'b' binary */
-	char	   *topic;			/* NUL-terminated, UTF-8 */
 	int			topic_len;
-	char	   *key;			/* NULL: no key */
 	int			key_len;
-	char	   *headers;		/* wire form of message.h, NULL: none */
 	int			headers_len;
-	char	   *payload;		/* NULL: tombstone */
 	int			payload_len;
+	char	   *topic;			/* NUL-terminated, UTF-8 */
+	char	   *key;			/* NULL: no key */
+	char	   *headers;		/* wire form of message.h, NULL: none */
+	char	   *payload;		/* NULL: tombstone */
 	char	   *message_id;		/* NUL-terminated, NULL: derived from epoch
 								 * and id */
 	char	   *target;			/* server's name (redrive), NULL: all */

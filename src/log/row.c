@@ -166,10 +166,15 @@ outbox_message_read(OutboxMerge *merge, HeapTuple tuple, OutboxRow *row,
 	{
 		Field		topic = field(values, nulls, OUTBOX_COL_TOPIC);
 		Field		target = field(values, nulls, OUTBOX_COL_TARGET);
-		char		name[NAMEDATALEN] = "";
+		char		name[NAMEDATALEN];
 
-		if (target.len > 0)
-			memcpy(name, target.data, Min(target.len, NAMEDATALEN - 1));
+		if (target.len >= 0)
+		{
+			int			len = Min(target.len, NAMEDATALEN - 1);
+
+			memcpy(name, target.data, len);
+			name[len] = '\0';
+		}
 		if (!wanted(arg, topic.data, topic.len, target.len >= 0 ? name : NULL, row->id))
 			return NULL;
 	}

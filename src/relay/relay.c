@@ -158,6 +158,7 @@ load_transport(Relay *relay)
 	MemoryContextSwitchTo(relay->context);
 	relay->windows->record_overhead = relay->transport->record_overhead;
 	relay->windows->header_overhead = relay->transport->header_overhead;
+	relay->windows->copied_payload = relay->transport->copied_payload;
 	ereport(LOG,
 			(errmsg("pg_outbox server \"%s\" uses %s client library %s",
 					relay->server->name_local, relay->transport->name,

@@ -187,9 +187,12 @@ is_replicated(const OutboxEntry *entry, const OutboxBatch **last)
 static bool
 send_entry(Relay *relay, OutboxEntry *entry)
 {
-	OutboxError error = {0};
+	OutboxError error;
 	OutboxTopic *topic = entry->topic;
 
+	/* its texts are large, and nearly always of no use */
+	error.failure = OUTBOX_OK;
+	error.name[0] = error.text[0] = error.hint[0] = '\0';
 	if (!relay_chunk_begin(relay) || !relay_chunk_has_room(relay, entry))
 		return false;
 	switch (outbox_entry_send(entry, relay->transport, relay->client, &error))

@@ -130,9 +130,11 @@ make_entry(OutboxWindows *all, OutboxMessage *m)
 		m->message_id = entry->uuid;
 	}
 
-	/* the library copies key and headers, and keeps books on each */
+	/* the library copies key, headers and a small payload, and keeps books on each */
 	entry->library_bytes = m->key_len + m->headers_len + all->record_overhead +
 		(count_headers(m) + 1) * all->header_overhead;
+	if (m->payload_len <= all->copied_payload)
+		entry->library_bytes += m->payload_len;
 	entry->cost = outbox_entry_bytes(entry) + entry->library_bytes;
 	return entry;
 }

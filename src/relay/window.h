@@ -99,6 +99,7 @@ typedef struct OutboxWindows
 	uint64		held;			/* acknowledged, not committed */
 	Size		record_overhead;	/* of the client library */
 	Size		header_overhead;
+	Size		copied_payload;
 	OutboxHeader *headers;		/* of the record being sent */
 	int			headers_size;
 } OutboxWindows;

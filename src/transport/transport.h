@@ -260,6 +260,8 @@ typedef struct OutboxTransport
 	/* bytes of memory that the library uses for a record beyond its data */
 	size_t		record_overhead;
 	size_t		header_overhead;
+	/* ... and it copies a payload of no more than this */
+	size_t		copied_payload;
 
 	/* the way in; NULL: the broker has none */
 	const OutboxSource *source;

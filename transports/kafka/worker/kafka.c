@@ -361,5 +361,6 @@ const OutboxTransport kafka_transport = {
 	.version = kafka_version,
 	.record_overhead = 260,
 	.header_overhead = 190,
+	.copied_payload = KAFKA_COPIED_PAYLOAD,
 	.source = &kafka_source,
 };

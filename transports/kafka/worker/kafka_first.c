@@ -290,6 +290,20 @@ kafka_first_has_to_wait(OutboxClient *client, KafkaTopic *topic, const OutboxRec
 		thread_now_ms() - topic->asked < KNOWN_WITHIN_MS;
 }
 
+/*
+ * Records of a partition come back in the order in which they went, nearly always.  So
+ * one that is reported can have a later one loaded, which would be waited for.
+ */
+static void
+note_later(KafkaFirst *first, KafkaSent *sent)
+{
+	KafkaSent **place = &first->last[first->nlast++ % KAFKA_PREFETCH];
+
+	if (*place != NULL)
+		(*place)->later = sent;
+	*place = sent;
+}
+
 /* The library has a record. */
 static void
 note_sent(OutboxClient *client, KafkaTopic *topic, const OutboxRecord *record, KafkaSent *sent)
@@ -317,6 +331,7 @@ note_sent(OutboxClient *client, KafkaTopic *topic, const OutboxRecord *record, K
 		return;
 	}
 	first = &topic->firsts[sent->place];
+	note_later(first, sent);
 	if (first->on_way++ > 0)
 		return;
 	first->heard = thread_now_ms();
@@ -374,6 +389,7 @@ kafka_first_reported(OutboxClient *client, const rd_kafka_message_t *message)
 
 	if (topic == NULL || client->careful)
 		return;
+	__builtin_prefetch(sent->later, 1);
 	look_for_unplaced(topic);
 	topic->on_way--;
 	if (sent->place >= 0)

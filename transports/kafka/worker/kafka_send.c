@@ -227,6 +227,11 @@ kafka_send(OutboxClient *client, const OutboxRecord *record,
 	args[nargs].vtype = RD_KAFKA_VTYPE_VALUE;	/* a NULL pointer: tombstone */
 	args[nargs].u.mem.ptr = (void *) record->payload;
 	args[nargs++].u.mem.size = record->payload ? record->payload_len : 0;
+	if (record->payload && record->payload_len <= KAFKA_COPIED_PAYLOAD)
+	{
+		args[nargs].vtype = RD_KAFKA_VTYPE_MSGFLAGS;
+		args[nargs++].u.i = RD_KAFKA_MSG_F_COPY;
+	}
 	args[nargs].vtype = RD_KAFKA_VTYPE_KEY;
 	args[nargs].u.mem.ptr = (void *) record->key;
 	args[nargs++].u.mem.size = record->key ? record->key_len : 0;

@@ -37,7 +37,6 @@
 #define SPARE_LISTS			1000	/* some 200 kB */
 #define STRANGERS			1000	/* records of no known shape before one is forgotten */
 #define BLOCK_ITEMS			128
-#define PREFETCH			4		/* records ahead */
 
 struct KafkaSentBlock
 {
@@ -130,11 +129,11 @@ take_spare(OutboxClient *client, KafkaShape *shape)
 		return NULL;
 	client->nspare--;
 	shape->nspare--;
-	if (shape->nspare > 2 * PREFETCH)
+	if (shape->nspare > 2 * KAFKA_PREFETCH)
 	{
-		const KafkaSent *ahead = shape->spare[shape->nspare - PREFETCH];
+		const KafkaSent *ahead = shape->spare[shape->nspare - KAFKA_PREFETCH];
 
-		__builtin_prefetch(shape->spare[shape->nspare - 2 * PREFETCH]);
+		__builtin_prefetch(shape->spare[shape->nspare - 2 * KAFKA_PREFETCH]);
 		__builtin_prefetch(ahead->values[0], 1);
 		__builtin_prefetch(ahead->headers);
 	}
@@ -261,6 +260,7 @@ kafka_sent_make(OutboxClient *client, const OutboxRecord *record)
 	sent->tag = record->tag;
 	sent->timestamp_ms = record->timestamp_ms;
 	sent->place = -1;
+	sent->later = NULL;
 	atomic_store_explicit(&sent->assigned, -1, memory_order_relaxed);
 	return sent;
 }
@@ -303,8 +303,8 @@ kafka_sent_back(OutboxClient *client, OutboxReport *reports, size_t n)
 		KafkaSent  *sent = reports[i].tag;
 		KafkaShape *shape = sent->shape;
 
-		if (i + PREFETCH < n)
-			__builtin_prefetch(reports[i + PREFETCH].tag, 1);
+		if (i + KAFKA_PREFETCH < n)
+			__builtin_prefetch(reports[i + KAFKA_PREFETCH].tag, 1);
 		reports[i].tag = sent->tag;
 		if (shape == NULL || sent->version != shape->version ||
 			!give_spare(client, shape, sent))
