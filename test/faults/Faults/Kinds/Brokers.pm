@@ -96,8 +96,9 @@ Faults::Kinds::add('net-reset', outage => 1, weight => 3, inject => sub {
 
 # --- topics -----------------------------------------------------------------------------------
 
-# The right to write or to see is taken away for a while.
-for my $right (qw(write all))
+# The right to write, or every right, is taken away for a while; or none is left but to see
+# the topic: then metadata shows nothing of it.
+for my $right (qw(write all describe))
 {
 	Faults::Kinds::add("acl-$right", duplicates => 1, inject => sub {
 		my ($scenario) = @_;
@@ -105,10 +106,11 @@ for my $right (qw(write all))
 		my $topic = $scenario->database->{topics}{plain}[ int rand 3 ];
 		return if $kafka->{away} || $scenario->{denied}{$topic}++;
 		my $seconds = 0.3 + rand 3;
+		my ($take, $give) = $right eq 'describe' ? qw(allow unallow) : qw(deny undeny);
 
-		$kafka->deny('app', $right, topic => $topic);
+		$kafka->$take('app', $right, topic => $topic);
 		$scenario->later($seconds, sub {
-			$kafka->undeny('app', $right, topic => $topic);
+			$kafka->$give('app', $right, topic => $topic);
 			$scenario->{denied}{$topic} = 0;
 		}, 'topic');
 		return sprintf 'for %.1f s', $seconds;
