@@ -188,10 +188,13 @@ sub run_healers
 {
 	my ($self, $now) = @_;
 	my @due = sort { $a->{at} <=> $b->{at} } grep { $_->{at} <= $now } @{ $self->{healers} };
-	$self->{healers} = [ grep { $_->{at} > $now } @{ $self->{healers} } ];
 	local $self->{healing} = 1;
 	for my $healer (@due)
 	{
+		# one may have called for another
+		my @others = grep { $_ != $healer } @{ $self->{healers} };
+		next if @others == @{ $self->{healers} };
+		$self->{healers} = \@others;
 		next if eval { $self->run_healer($healer); 1 };
 		die $@ if $@ =~ /death by signal/ || ++$healer->{failures} > 10;
 		# brokers that are not ready for it: later
