@@ -577,5 +577,6 @@ main(int argc, char **argv)
 	check_in_flight();
 	check_transactions();
 	check_blame();
+	check_memory();
 	return failures != 0;
 }

@@ -85,6 +85,7 @@ extern void check_relaying(void);
 extern void check_in_flight(void);
 extern void check_transactions(void);
 extern void check_blame(void);
+extern void check_memory(void);
 extern void check_aborts(void);
 extern void check_source(void);
 extern void put_numbers(const char *topic, int partition, int from, int n);

@@ -359,8 +359,8 @@ const OutboxTransport kafka_transport = {
 	.transaction_ms = KAFKA_TRANSACTION_MS,
 	.transaction_settles_ms = 3,	/* else librdkafka waits for 20 */
 	.version = kafka_version,
-	.record_overhead = 260,
-	.header_overhead = 190,
+	.record_overhead = 420,
+	.header_overhead = 90,
 	.copied_payload = KAFKA_COPIED_PAYLOAD,
 	.source = &kafka_source,
 };
