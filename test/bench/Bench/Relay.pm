@@ -141,6 +141,7 @@ sub warm_up
 sub are_near
 {
 	my $ns = `$ENV{OUTBOX_BUILD}/bench_processors`;
+	die "bench_processors failed\n" if $?;
 	return $ns < $near_ns;
 }
 
