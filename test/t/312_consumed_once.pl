@@ -88,10 +88,15 @@ for my $moment ('inbox-before-commit', 'inbox-after-commit')
 {
 	for my $how ('crash', 'error', 'fatal')
 	{
-		$pg->sql("ALTER SYSTEM SET outbox.fault = '$moment=$how:1'");
-		$pg->sql('SELECT pg_reload_conf()');
+		# nothing of ours needs the server from when it may come to that moment, which a
+		# worker that stores its place does as well; and until then effects have to wait
 		my $pid = worker();
+		my $gate = $pg->session;
+		$gate->query('BEGIN; LOCK TABLE effect IN SHARE MODE');
 		publish(300);
+		$pg->sql("ALTER SYSTEM SET outbox.fault = '$moment=$how'");
+		$pg->sql('SELECT pg_reload_conf()');
+		eval { $gate->quit };
 		if ($how eq 'error')
 		{
 			$pg->wait_ok("SELECT last_error LIKE '%$moment%' FROM inbox.subscription_status", "$moment: error");
@@ -100,8 +105,9 @@ for my $moment ('inbox-before-commit', 'inbox-after-commit')
 		{
 			$pg->wait_ok("SELECT pid <> $pid FROM inbox.subscription_status", "$moment: $how");
 		}
-		$pg->sql('ALTER SYSTEM RESET outbox.fault');
-		$pg->sql('SELECT pg_reload_conf()');
+		# where a crash is asked for, the server crashes again and again until then
+		$pg->wait_for('ALTER SYSTEM RESET outbox.fault', expect => '');
+		$pg->wait_for('SELECT pg_reload_conf()');
 		once_ok("$moment: $how");
 	}
 }

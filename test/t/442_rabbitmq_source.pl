@@ -110,7 +110,7 @@ for my $round (1 .. 3)
 }
 # after the commit and before the ack: all of that batch comes again
 my $worker = status('pid', 'l');
-$pg->sql("ALTER SYSTEM SET outbox.fault = 'inbox-after-commit=crash:1'");
+$pg->sql("ALTER SYSTEM SET outbox.fault = 'inbox-after-commit=crash'");
 $pg->sql('SELECT pg_reload_conf()');
 ok($pg->wait_for("SELECT pid <> $worker FROM inbox.subscription_status WHERE subscription = 'l'"), 'a crash before the ack');
 # the next one may crash, too, before it is told
