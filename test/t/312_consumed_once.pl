@@ -106,8 +106,8 @@ for my $moment ('inbox-before-commit', 'inbox-after-commit')
 			$pg->wait_ok("SELECT pid <> $pid FROM inbox.subscription_status", "$moment: $how");
 		}
 		# where a crash is asked for, the server crashes again and again until then
-		$pg->wait_for('ALTER SYSTEM RESET outbox.fault', expect => '');
-		$pg->wait_for('SELECT pg_reload_conf()');
+		$pg->wait_ok('ALTER SYSTEM RESET outbox.fault', "$moment: $how: no more of that", expect => '');
+		$pg->wait_ok('SELECT pg_reload_conf()', "$moment: $how: and all are told");
 		once_ok("$moment: $how");
 	}
 }
