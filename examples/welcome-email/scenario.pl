@@ -223,14 +223,12 @@ SKIP:
 
 	note('at the one moment: accepted by the mail server, not committed');
 	my $pid = $pg->sql('SELECT pid FROM inbox.subscription_status');
-	$pg->sql(q{ALTER SYSTEM SET outbox.fault = 'inbox-before-commit=wait'});
-	$pg->sql('SELECT pg_reload_conf()');
+	ok($pg->set_fault('inbox-before-commit=wait'), 'a worker is to stop there');
 	sign_up(1);
 	ok($pg->wait_until(sub { accepted($users[-1]) == 1 }), 'it has sent the e-mail, and waits');
 	$pg->kill_process($pid);
 	$pg->wait_ok("SELECT pid <> $pid FROM inbox.subscription_status", 'it dies');
-	$pg->sql('ALTER SYSTEM RESET outbox.fault');
-	$pg->sql('SELECT pg_reload_conf()');
+	ok($pg->set_fault(''), 'and the next one is not');
 	sent_ok('before the commit');
 	is(accepted($users[-1]) . ' ' . mailbox($users[-1]), '2 1', 'accepted twice, one in the mailbox');
 	is($pg->sql('SELECT count(*) FROM inbox.dead_letter'), 0, 'no dead letters');

@@ -160,6 +160,17 @@ sub wait_until
 	}
 }
 
+# Sets outbox.fault ('': nothing) in all processes, whatever crashes of it meanwhile, and
+# waits until each has been told: the postmaster tells them before it takes a connection
+# that has the new setting.
+sub set_fault
+{
+	my ($self, $fault) = @_;
+	return $self->wait_for('ALTER SYSTEM SET outbox.fault = ' . _quote($fault), expect => '')
+	  && $self->wait_for('SELECT pg_reload_conf()')
+	  && $self->wait_for('SHOW outbox.fault', expect => $fault);
+}
+
 # A psql session that stays: ->query('...'), ->quit.
 sub session
 {

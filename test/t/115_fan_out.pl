@@ -67,15 +67,15 @@ is($pg->sql('SELECT messages FROM outbox.unrouted'), 7, 'still seven');
 my $hold = $pg->session;
 $kafka->create_topic("$run.nobody2", 1);
 $hold->query_safe('SELECT pg_advisory_lock(1)');
-$pg->sql($_) for "ALTER SYSTEM SET outbox.fault = 'reader-before-snapshot=lock:1'",
-  'SELECT pg_reload_conf()', "SELECT outbox.publish('$payments', 'wake up')";
+ok($pg->set_fault('reader-before-snapshot=lock:1'), 'relays are to stop there');
+$pg->sql("SELECT outbox.publish('$payments', 'wake up')");
 $pg->wait_ok(q{SELECT EXISTS (SELECT FROM pg_locks
 	WHERE locktype = 'advisory' AND NOT granted
 	  AND pid = (SELECT pid FROM outbox.relay_status WHERE server = 'b'))},
 	'b is about to take a snapshot');
 $pg->sql("ALTER SERVER b OPTIONS (SET topics '$run.nobody2')");
 $pg->sql("SELECT outbox.publish('$run.nobody2', 'z')");
-$pg->sql($_) for 'ALTER SYSTEM RESET outbox.fault', 'SELECT pg_reload_conf()';
+ok($pg->set_fault(''), 'and on');
 $hold->quit;
 ok($pg->flush, 'delivered');
 is(scalar $kafka->consume("$run.nobody2"), 1, 'routed by the new patterns');

@@ -94,8 +94,7 @@ for my $moment ('inbox-before-commit', 'inbox-after-commit')
 		my $gate = $pg->session;
 		$gate->query('BEGIN; LOCK TABLE effect IN SHARE MODE');
 		publish(300);
-		$pg->sql("ALTER SYSTEM SET outbox.fault = '$moment=$how'");
-		$pg->sql('SELECT pg_reload_conf()');
+		ok($pg->set_fault("$moment=$how"), "$moment: $how is set");
 		eval { $gate->quit };
 		if ($how eq 'error')
 		{
@@ -106,8 +105,7 @@ for my $moment ('inbox-before-commit', 'inbox-after-commit')
 			$pg->wait_ok("SELECT pid <> $pid FROM inbox.subscription_status", "$moment: $how");
 		}
 		# where a crash is asked for, the server crashes again and again until then
-		$pg->wait_ok('ALTER SYSTEM RESET outbox.fault', "$moment: $how: no more of that", expect => '');
-		$pg->wait_ok('SELECT pg_reload_conf()', "$moment: $how: and all are told");
+		ok($pg->set_fault(''), "$moment: $how: no more of that");
 		once_ok("$moment: $how");
 	}
 }

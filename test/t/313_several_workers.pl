@@ -109,23 +109,15 @@ my $n = end_load($load, $topic);
 once_ok('handed over', $topic, $n);
 
 # --- workers that stand still are taken for dead, and wake up -------------------------------------
-sub set_fault
-{
-	my ($fault) = @_;
-	$pg->sql($fault ? "ALTER SYSTEM SET outbox.fault = '$fault'" : 'ALTER SYSTEM RESET outbox.fault');
-	$pg->sql('SELECT pg_reload_conf()');
-	return;
-}
-
 # one has messages in its hands, outside of a transaction
 my $second = 'SELECT pid FROM inbox.worker_status WHERE worker = 2';
 my $at_fault = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'PgSleep' AND backend_type LIKE 'pg_outbox inbox work%'";
-set_fault('inbox-received=wait');
+ok($pg->set_fault('inbox-received=wait'), 'workers are to stop with messages in their hands');
 $pg->sql("SELECT outbox.publish('$topic', (-2 * g)::text, 'k' || g) FROM generate_series(3001, 3100) g");
 $pg->wait_ok("SELECT ($at_fault) = 2", 'both have messages');
 my $zombie = $pg->sql($second);
 kill 'STOP', $zombie;
-set_fault();
+ok($pg->set_fault(''), 'and on');
 $pg->wait_ok("SELECT partitions = $partitions FROM inbox.worker_status WHERE worker = 1", 'the first has all partitions');
 $pg->wait_ok('SELECT count(*) = 100 FROM effect WHERE value::bigint BETWEEN -6200 AND -6002', 'and what the other one had');
 kill 'CONT', $zombie;
@@ -145,12 +137,12 @@ END
 \$\$;
 SELECT inbox.alter_subscription('work', handler => 'second_time(inbox.message)');
 SQL
-set_fault('inbox-retry-before-commit=wait');
+ok($pg->set_fault('inbox-retry-before-commit=wait'), 'and before the commit of what is retried');
 $pg->sql("SELECT outbox.publish('$topic', '-7000', 'waits')");
 $pg->wait_ok("SELECT ($at_fault) = 1", 'it is retried');
 $zombie = $pg->sql("SELECT pid FROM pg_stat_activity WHERE wait_event = 'PgSleep' AND backend_type LIKE 'pg_outbox inbox work%'");
 kill 'STOP', $zombie;
-set_fault();
+ok($pg->set_fault(''), 'and on');
 $pg->sql("SELECT outbox.publish('$topic', '-6999', 'waits')");
 $pg->wait_ok(q{SELECT count(*) > 0 FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND backend_type LIKE 'pg_outbox inbox work%'},
 	'the other one waits for it');

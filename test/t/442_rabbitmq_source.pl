@@ -110,11 +110,10 @@ for my $round (1 .. 3)
 }
 # after the commit and before the ack: all of that batch comes again
 my $worker = status('pid', 'l');
-$pg->sql("ALTER SYSTEM SET outbox.fault = 'inbox-after-commit=crash'");
-$pg->sql('SELECT pg_reload_conf()');
+ok($pg->set_fault('inbox-after-commit=crash'), 'a crash is asked for');
 ok($pg->wait_for("SELECT pid <> $worker FROM inbox.subscription_status WHERE subscription = 'l'"), 'a crash before the ack');
 # the next one may crash, too, before it is told
-ok($pg->wait_until(sub { eval { $pg->sql('ALTER SYSTEM RESET outbox.fault'); $pg->sql('SELECT pg_reload_conf()'); 1 } }), 'no more of that');
+ok($pg->set_fault(''), 'no more of that');
 ok($pg->wait_for(q{SELECT state = 'running' FROM inbox.subscription_status WHERE subscription = 'l'}), 'a worker that stays');
 $load->stop;
 $load = $pg->ordered_load('load.a');

@@ -240,11 +240,10 @@ sub place
 		once_ok($c, "SIG$signal");
 	}
 	$c->expect_aborts;
-	for my $fault ('inbox-before-commit=crash:1', 'inbox-after-commit=crash:1', 'inbox-after-commit=error:1')
+	for my $fault ('inbox-before-commit=crash', 'inbox-after-commit=crash', 'inbox-after-commit=error')
 	{
 		my $pid = in_status($c, 'pid');
-		$c->sql("ALTER SYSTEM SET outbox.fault = '$fault'");
-		$c->sql('SELECT pg_reload_conf()');
+		ok($c->pg->set_fault($fault), "$fault is set");
 		send_numbers($c, $topic, 300);
 		if ($fault =~ /error/)
 		{
@@ -255,8 +254,7 @@ sub place
 			$c->wait_ok("SELECT pid <> $pid FROM inbox.subscription_status", $fault);
 		}
 		# the next worker may crash too, before it is told
-		$c->pg->wait_until(sub {
-			eval { $c->sql('ALTER SYSTEM RESET outbox.fault'); $c->sql('SELECT pg_reload_conf()'); 1 } });
+		ok($c->pg->set_fault(''), "$fault: no more of that");
 		once_ok($c, $fault);
 	}
 	send_numbers($c, $topic, 2000);
