@@ -20,8 +20,7 @@ include flags.mk
 PGXS := $(shell $(PG_CONFIG) --pgxs)
 include $(PGXS)
 
-# can these headers be included?
-headers = $(shell printf '\#include <%s>\n' $(1) | $(CC) $(CPPFLAGS) -E -x c - >/dev/null 2>&1 && echo yes)
+include headers.mk
 
 # a transport, headers of its client library, their package; Kafka's is needed
 # for its DDL checks too

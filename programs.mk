@@ -1,13 +1,12 @@
 # Helper programs of tests and demo: plain C, librdkafka, no PostgreSQL.
 
 OUT ?= build
-PROGRAMS = $(addprefix $(OUT)/, mock_broker kafka_admin kafka_produce judge_consume \
+PROGRAMS := $(addprefix $(OUT)/, mock_broker kafka_admin kafka_produce judge_consume \
 	kafka_driver fault_proxy)
 # for those brokers whose client library is there
-HAVE_NATS := $(shell printf '\#include <nats/nats.h>\n' | $(CC) -E -x c - >/dev/null 2>&1 && echo yes)
-PROGRAMS += $(if $(HAVE_NATS),$(OUT)/nats_consume)
-HAVE_RABBIT := $(shell printf '\#include <amqp.h>\n' | $(CC) -E -x c - >/dev/null 2>&1 && echo yes)
-PROGRAMS += $(if $(HAVE_RABBIT),$(OUT)/rabbit_consume $(OUT)/rabbit_produce)
+include headers.mk
+PROGRAMS += $(if $(call headers,nats/nats.h),$(OUT)/nats_consume)
+PROGRAMS += $(if $(call headers,amqp.h),$(OUT)/rabbit_consume $(OUT)/rabbit_produce)
 CLOCK = $(OUT)/fault_clock.so
 CFLAGS ?= -O2 -g
 LIBRARY = -lrdkafka
