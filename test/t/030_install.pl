@@ -3,6 +3,21 @@
 # every major
 use OutboxTest;
 
+use Cwd qw(abs_path);
+use File::Basename qw(dirname);
+use PostgreSQL::Test::Utils ();
+
+# --- built without a client library ---------------------------------------------------
+# what the compiler finds first is as good as nothing
+my $tree = abs_path(dirname(__FILE__) . '/../..');
+my $hidden = PostgreSQL::Test::Utils::tempdir();
+mkdir "$hidden/nats" or die $!;
+PostgreSQL::Test::Utils::append_to_file("$hidden/$_", "#error not here\n") for 'nats/nats.h', 'amqp.h';
+my $plan = sub { scalar qx{make -n -C '$tree' -f extension.mk all CPPFLAGS='$_[0]' 2>&1} };
+like($plan->(''), qr/clients of kafka nats rabbitmq are built"/, 'make builds what it has libraries for');
+like($plan->("-I$hidden"), qr/clients of kafka are built; missing are: nats \(libnats-dev .*rabbitmq \(/,
+	'and names what it has none for');
+
 # --- without shared_preload_libraries -------------------------------------------------
 my $plain = OutboxTest->server('plain', preload => 0, extension => 0);
 my ($out, $err);
