@@ -17,6 +17,11 @@
  * are sent.  Where many are suspect, a client with small batches goes first, to
  * find the few among which the bad one is.
  *
+ * Refused messages come in runs, and each change of clients takes time: with some
+ * versions of librdkafka half a second.  So a careful client stays for as long after
+ * the last refusal as the change to it took; then neither a run of bad messages nor
+ * a single one costs more than twice what it must.
+ *
  * Copyright (c) 2026, pg_outbox contributors
  *
  *-------------------------------------------------------------------------
@@ -46,6 +51,7 @@
 #define PURGE_TIMEOUT_MS	1000
 #define MANY_SUSPECTS		200
 #define SMALL_BATCH			50
+#define MAX_CAREFUL_MS		2000	/* after the last refusal */
 #define SET_BACK_US			(1000 * 1000)	/* of a clock that is not just adjusted */
 
 /* Microseconds by which the time of day is ahead of the clock that nobody sets. */
@@ -94,6 +100,8 @@ relay_client_ensure(Relay *relay)
 	if (relay->back_off_ms > 0 && outbox_ms_since(relay->retry_at) < relay->back_off_ms)
 		return false;
 	relay->careful = relay->windows->suspects > 0;
+	relay->first_answer_ms = -1;
+	INSTR_TIME_SET_CURRENT(relay->opened);
 	relay->small_batches = relay->narrowing > 0;
 	scratch = AllocSetContextCreate(relay->context, "pg_outbox client options",
 									ALLOCSET_SMALL_SIZES);
@@ -299,6 +307,15 @@ clock_was_set_back(Relay *relay)
 	return relay->clock_ahead < was - SET_BACK_US;
 }
 
+/* Should the client be a careful one?  See the banner. */
+static bool
+wants_careful(const Relay *relay)
+{
+	return relay->windows->suspects > 0 ||
+		(relay->careful && OUTBOX_RULE("stay-careful") &&
+		 outbox_ms_since(relay->refused_at) < Min(relay->first_answer_ms, MAX_CAREFUL_MS));
+}
+
 /*
  * Look at the client's state: give it up when it failed, change between
  * careful and normal.
@@ -342,7 +359,7 @@ relay_client_check(Relay *relay)
 	if (relay->chunk.state == OUTBOX_CHUNK_READY && relay->windows->suspects > 0)
 		narrow(relay, was_careful);
 	if (relay->chunk.state <= OUTBOX_CHUNK_READY &&
-		(relay->careful != (relay->windows->suspects > 0) ||
+		(relay->careful != wants_careful(relay) ||
 		 relay->small_batches != (relay->narrowing > 0)))
 	{
 		relay_client_close(relay, true);

@@ -26,6 +26,7 @@ relay_refuse(Relay *relay, OutboxEntry *entry, const char *name, const char *tex
 {
 	OutboxError error = {OUTBOX_DEAD};
 
+	INSTR_TIME_SET_CURRENT(relay->refused_at);
 	if (relay->server->core.on_error == OUTBOX_ON_ERROR_DEAD_LETTER)
 	{
 		outbox_entry_refuse(entry, name, text);

@@ -298,7 +298,7 @@ relay_turn(Relay *relay)
 		return STANDBY_POLL_MS;
 	if (relay->client != NULL && relay->flow.held_back)
 		return RELAY_FLOW_MS;
-	if (relay->client == NULL || relay->windows->in_flight > 0 ||
+	if (relay->client == NULL || relay->careful || relay->windows->in_flight > 0 ||
 		lagging_is_active(relay) || !outbox_window_is_empty(relay->main.window) ||
 		outbox_reader_batch(relay->main.reader) != NULL)
 		return BUSY_WAIT_MS;

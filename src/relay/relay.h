@@ -124,7 +124,10 @@ typedef struct Relay
 	/* the client */
 	const OutboxTransport *transport;
 	OutboxClient *client;
+	instr_time	opened;			/* when it was */
+	long		first_answer_ms;	/* how long it took from there; -1: none yet */
 	bool		careful;
+	instr_time	refused_at;		/* when a message was, last */
 	uint64		passes;			/* over all that is queued */
 	uint64		later;			/* the last pass in which an entry had to wait */
 	OutboxFlow	flow;

@@ -13,6 +13,7 @@
  */
 #include "postgres.h"
 
+#include "elapsed.h"
 #include "log/wal.h"
 #include "miscadmin.h"
 #include "relay/relay.h"
@@ -140,6 +141,8 @@ relay_collect(Relay *relay)
 			return;
 		d.now = GetCurrentTimestamp();
 		INSTR_TIME_SET_CURRENT(d.moved);
+		if (relay->first_answer_ms < 0)
+			relay->first_answer_ms = outbox_ms_since(relay->opened);
 		for (int i = 0; i < n; i++)
 		{
 			if (i + PREFETCH_ENTRIES < n)
