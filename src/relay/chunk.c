@@ -177,8 +177,9 @@ relay_chunk_committed(Relay *relay)
 }
 
 /*
- * Tell why a transaction is aborted, unless that is being dealt with, as the cause
- * of a first one is that nobody can do something about.
+ * Tell why a transaction is aborted, unless that is being dealt with, as the causes
+ * of a first and a second one are that nobody can do something about: the second may be
+ * a consequence of the first, and would be shown in place of a topic in trouble.
  */
 static void
 show_cause(Relay *relay)
@@ -186,7 +187,7 @@ show_cause(Relay *relay)
 	OutboxChunk *chunk = &relay->chunk;
 
 	if (chunk->cause.text[0] == '\0' || relay->windows->suspects > 0 ||
-		(chunk->aborts == 0 && chunk->cause.hint[0] == '\0'))
+		(chunk->aborts < 2 && chunk->cause.hint[0] == '\0'))
 		return;
 	relay_chunk_show(relay, &chunk->cause);
 	chunk->failing = true;
