@@ -139,6 +139,7 @@ create(int argc, char **argv)
 	int			partitions = argc > 1 ? atoi(argv[1]) : 0;
 	int			replicas = argc > 2 && !strchr(argv[2], '=') ? atoi(argv[2]) : 1;
 	rd_kafka_NewTopic_t *topic;
+	const rd_kafka_topic_result_t **results;
 	rd_kafka_event_t *event;
 	size_t		n;
 
@@ -156,7 +157,8 @@ create(int argc, char **argv)
 		}
 	rd_kafka_CreateTopics(rk, &topic, 1, admin_options(), queue);
 	event = wait_event("create");
-	check_topics(rd_kafka_CreateTopics_result_topics(rd_kafka_event_CreateTopics_result(event), &n), n);
+	results = rd_kafka_CreateTopics_result_topics(rd_kafka_event_CreateTopics_result(event), &n);
+	check_topics(results, n);
 	wait_partitions(argv[0], partitions);
 }
 
@@ -164,6 +166,7 @@ static void
 delete(int argc, char **argv)
 {
 	rd_kafka_DeleteTopic_t *topics[MAX_TOPICS];
+	const rd_kafka_topic_result_t **results;
 	rd_kafka_event_t *event;
 	size_t		n;
 
@@ -173,7 +176,8 @@ delete(int argc, char **argv)
 		topics[i] = rd_kafka_DeleteTopic_new(argv[i]);
 	rd_kafka_DeleteTopics(rk, topics, argc, admin_options(), queue);
 	event = wait_event("delete");
-	check_topics(rd_kafka_DeleteTopics_result_topics(rd_kafka_event_DeleteTopics_result(event), &n), n);
+	results = rd_kafka_DeleteTopics_result_topics(rd_kafka_event_DeleteTopics_result(event), &n);
+	check_topics(results, n);
 	for (int i = 0; i < argc; i++)
 		wait_partitions(argv[i], -1);
 }
@@ -182,6 +186,7 @@ static void
 add_partitions(int argc, char **argv)
 {
 	rd_kafka_NewPartitions_t *new;
+	const rd_kafka_topic_result_t **results;
 	rd_kafka_event_t *event;
 	size_t		n;
 
@@ -192,7 +197,8 @@ add_partitions(int argc, char **argv)
 		fail(argv[0], errstr);
 	rd_kafka_CreatePartitions(rk, &new, 1, admin_options(), queue);
 	event = wait_event("partitions");
-	check_topics(rd_kafka_CreatePartitions_result_topics(rd_kafka_event_CreatePartitions_result(event), &n), n);
+	results = rd_kafka_CreatePartitions_result_topics(rd_kafka_event_CreatePartitions_result(event), &n);
+	check_topics(results, n);
 	wait_partitions(argv[0], atoi(argv[1]));
 }
 
@@ -209,6 +215,7 @@ static void
 config(int argc, char **argv)
 {
 	rd_kafka_ConfigResource_t *resource;
+	const rd_kafka_ConfigResource_t **resources;
 	rd_kafka_event_t *event;
 	size_t		n;
 
@@ -223,7 +230,8 @@ config(int argc, char **argv)
 	}
 	rd_kafka_AlterConfigs(rk, &resource, 1, admin_options(), queue);
 	event = wait_event("config");
-	check_resources(rd_kafka_AlterConfigs_result_resources(rd_kafka_event_AlterConfigs_result(event), &n), n);
+	resources = rd_kafka_AlterConfigs_result_resources(rd_kafka_event_AlterConfigs_result(event), &n);
+	check_resources(resources, n);
 }
 
 static void
