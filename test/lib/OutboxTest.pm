@@ -223,6 +223,24 @@ sub relay_pid
 	return $self->sql("SELECT pid FROM outbox.relay_status WHERE server = '$name'", %options);
 }
 
+# A relay's own memory, in kB; 0 for one that has just gone.
+sub relay_memory
+{
+	my ($self, $name) = @_;
+	my $pid = $self->relay_pid($name) or return 0;
+	my $status = eval { PostgreSQL::Test::Utils::slurp_file("/proc/$pid/status") } or return 0;
+	return $status =~ /^RssAnon:\s+(\d+) kB/m ? $1 : 0;
+}
+
+# Is it below a bound?  Sanitizers take much more, for themselves.
+sub memory_ok
+{
+	my ($self, $kb, $bound, $name) = @_;
+	local $Test::Builder::Level = $Test::Builder::Level + 1;
+	return pass("$name: not under a sanitizer") if $ENV{OUTBOX_SANITIZED};
+	return cmp_ok($kb, '<', $bound, "$name: $kb kB");
+}
+
 sub wait_state
 {
 	my ($self, $name, $state, %options) = @_;
@@ -286,6 +304,8 @@ sub load
 		'-h', $self->host, '-p', $self->port, '-U', (getpwuid($<))[0],
 		@{ $options{arguments} || [] }, $options{dbname} || 'postgres');
 	my $output = '';
+	# else its sessions would have the test's name
+	local $ENV{PGAPPNAME} = 'pgbench';
 	my $handle = IPC::Run::start(\@command, '<', \'', '>&', \$output);
 	return bless { handle => $handle, output => \$output }, 'OutboxTest::Load';
 }

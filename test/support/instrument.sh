@@ -124,9 +124,10 @@ instrumented_tests() {
 			;;
 		asan)
 			on_server regress isolation
-			# not what measures memory, of which this takes more, nor what looks for
-			# words that a newer PostgreSQL logs where nothing is wrong
-			: "${PROVE_TESTS:=$(cd "$tree" && ls test/t/*.pl | grep -vE '120_outage|021_publication')}"
+			OUTBOX_SANITIZED=1
+			export OUTBOX_SANITIZED
+			# not what looks for words that a newer PostgreSQL logs where nothing is wrong
+			: "${PROVE_TESTS:=$(cd "$tree" && ls test/t/*.pl | grep -v 021_publication)}"
 			tap_tests
 			;;
 		valgrind)

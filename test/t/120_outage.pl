@@ -16,13 +16,6 @@ $kafka->create_topic($topic, 4);
 $pg->judge_setup;
 $pg->create_server('events', $kafka, topics => '*');
 
-sub rss_anon
-{
-	my ($pid) = @_;
-	return PostgreSQL::Test::Utils::slurp_file("/proc/$pid/status") =~ /^RssAnon:\s+(\d+) kB/m
-	  ? $1 : die "no RssAnon of $pid\n";
-}
-
 sub load
 {
 	my ($seconds) = @_;
@@ -53,7 +46,7 @@ for (sort keys %idle)
 	my $rate = (wakeups($idle{$_}) - $before{$_}) / $seconds;
 	cmp_ok($rate, '<=', 3, sprintf('%s wakes up seldom: %.1f a second', $_, $rate));
 }
-cmp_ok(rss_anon($pid), '<', 25_000, 'idle relay memory: ' . rss_anon($pid) . ' kB');
+$pg->memory_ok($pg->relay_memory('events'), 25_000, 'idle relay memory');
 
 # Killed and restarted under load.
 my $load = load(6);
@@ -78,7 +71,7 @@ is($pg->sql(q{SELECT outbox.flush('100ms')}), 'f', 'flush is not true');
 $kafka->start_broker;
 my $most = 0;
 my $flushed = $pg->wait_until(sub {
-	my $now = rss_anon($pid);
+	my $now = $pg->relay_memory('events');
 	$most = $now if $now > $most;
 	return $pg->sql(q{SELECT outbox.flush('50ms')}) eq 't';
 });
@@ -103,12 +96,12 @@ $kafka->create_topic($bulk, 4);
 $pg->sql("SELECT judge.publish_many('$bulk', 100000, 1000, 200)");
 $pg->sql(q{SELECT outbox.resume('events')});
 $flushed = $pg->wait_until(sub {
-	my $now = rss_anon($pid);
+	my $now = $pg->relay_memory('events');
 	$most = $now if $now > $most;
 	return $pg->sql(q{SELECT outbox.flush('50ms')}) eq 't';
 });
 ok($flushed, 'drained');
-cmp_ok($most, '<', (60 + $memory_mb) * 1024, "relay memory was bounded: $most kB");
+$pg->memory_ok($most, (60 + $memory_mb) * 1024, 'relay memory was bounded');
 $pg->judge_ok($kafka, [$bulk], 'all once and in order', payload => 'none');
 is($pg->sql('SELECT dead FROM outbox.relay_status'), 0, 'no dead letters');
 $pg->wait_ok('SELECT pending_bytes < 100000 AND oldest_pending IS NULL AND in_flight = 0'

@@ -118,15 +118,6 @@ sub flush_ok
 	return ok($self->{pg}->flush, $name || 'delivered');
 }
 
-# The relay's own memory, in kB.
-sub relay_memory
-{
-	my ($self) = @_;
-	my $pid = $self->{pg}->relay_pid('events') or return 0;
-	my $status = eval { PostgreSQL::Test::Utils::slurp_file("/proc/$pid/status") } or return 0;
-	return $status =~ /^RssAnon:\s+(\d+) kB/m ? $1 : 0;
-}
-
 # --- what arrived ---------------------------------------------------------------------------
 
 sub judge_ok
