@@ -95,7 +95,7 @@ status_ok('more workers than partitions: those that have none stand by', "('runn
 progress_ok('eight workers', $topic);
 $pg->sql("SELECT inbox.alter_subscription('work', workers => 2)");
 status_ok('the others have left', "('running', 2, $partitions)");
-is($pg->sql(q{SELECT count(*) FROM pg_stat_activity WHERE backend_type LIKE 'pg_outbox inbox%'}), 2, 'and are gone');
+$pg->wait_ok(q{SELECT count(*) FROM pg_stat_activity WHERE backend_type LIKE 'pg_outbox inbox%'}, 'and are gone', expect => '2');
 progress_ok('two workers', $topic);
 for my $round (1 .. 3)
 {
