@@ -88,6 +88,15 @@ sub eval_erlang
 	return $out;
 }
 
+# In bytes.  Where it is kept depends on the version; channels take it when they are opened.
+sub set_max_message_size
+{
+	my ($self, $bytes) = @_;
+	$self->eval_erlang(
+		"application:set_env(rabbit, max_message_size, $bytes), persistent_term:put(max_message_size, $bytes).");
+	return $self->close_connections;
+}
+
 # An alarm of the node: memory or disk.
 sub set_alarm { return $_[0]->eval_erlang("rabbit_alarm:set_alarm({{resource_limit, $_[1], node()}, []}).") }
 sub clear_alarm { return $_[0]->eval_erlang("rabbit_alarm:clear_alarm({resource_limit, $_[1], node()}).") }

@@ -65,10 +65,9 @@ ok($pg->flush, 'and all is delivered');
 
 # --- a message that the broker refuses ----------------------------------------------------
 
-$rabbit->eval_erlang('application:set_env(rabbit, max_message_size, 20000).');
+$rabbit->set_max_message_size(20000);
 $rabbit->purge_queue('orders');
 $pg->sql('TRUNCATE judge.ledger');
-$rabbit->close_connections;	# channels take the limit when they are opened
 $pg->sql(<<END);
 SELECT judge.publish_many('orders', 500);
 SELECT outbox.publish('orders', repeat('x', 30000), 'big');
@@ -79,8 +78,7 @@ ok($pg->flush, 'a message that is too large holds nothing up');
 is($pg->sql(q{SELECT count(*) || ' ' || min(error) FROM outbox.dead_letter WHERE topic = 'orders'}),
 	'2 PRECONDITION_FAILED', 'it is a dead letter');
 $pg->judge_ok($rabbit, ['orders'], 'its neighbours are delivered', duplicates => 1);
-$rabbit->eval_erlang('application:set_env(rabbit, max_message_size, 134217728).');
-$rabbit->close_connections;
+$rabbit->set_max_message_size(134217728);
 
 # --- exchange and permissions ---------------------------------------------------------------
 

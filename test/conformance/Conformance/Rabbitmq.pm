@@ -91,14 +91,13 @@ sub create
 	return;
 }
 
-# The whole node's; channels take it when they are opened.
+# The whole node's.
 sub set_limit
 {
 	my ($self, $topic, $limit) = @_;
 
 	$self->{limits}{$topic} = 1;
-	$self->{rabbit}->eval_erlang("application:set_env(rabbit, max_message_size, $limit).");
-	$self->{rabbit}->close_connections;
+	$self->{rabbit}->set_max_message_size($limit);
 	return;
 }
 
