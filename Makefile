@@ -26,6 +26,7 @@
 #
 #   PG_CONFIG=...       which PostgreSQL (default: pg_config in the PATH)
 #   OUTBOX_TESTING=1    compiles fault points in; the checks build so themselves
+#   WERROR=-Werror      warnings are errors, as in the checks; compilers elsewhere may be newer
 #
 # demo and the checks install what they need, PostgreSQL included, so they can't
 # stand in extension.mk, which includes PostgreSQL's own makefiles.
@@ -74,5 +75,5 @@ model:
 	test/model/run deep
 
 bench:
-	test/support/deps.sh pg15 rdkafka kafka redis nats rabbitmq
+	test/support/deps.sh postgres rdkafka kafka redis nats rabbitmq
 	test/bench/run

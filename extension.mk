@@ -33,7 +33,7 @@ MISSING += $(1) ($(3))
 endif
 endef
 $(eval $(call optional,nats,nats/nats.h openssl/evp.h,libnats-dev and libssl-dev))
-$(eval $(call optional,rabbitmq,amqp.h amqp_framing.h openssl/ssl.h,librabbitmq-dev and libssl-dev))
+$(eval $(call optional,rabbitmq,transports/rabbitmq/worker/rabbit_library.h openssl/ssl.h,librabbitmq-dev and libssl-dev))
 
 SUBDIRS = $(patsubst %/,%,$(wildcard transports/*/fdw/)) $(TRANSPORTS:%=transports/%/worker)
 

@@ -5,7 +5,7 @@ OUTBOX_TOP ?= .
 PG_CONFIG ?= pg_config
 
 # without the warnings that PostgreSQL's own headers trip over
-PG_CFLAGS += -Wall -Wextra -Werror -Wno-unused-parameter -Wno-sign-compare \
+PG_CFLAGS += -Wall -Wextra $(WERROR) -Wno-unused-parameter -Wno-sign-compare \
 	-Wno-missing-field-initializers
 PG_CPPFLAGS += -I$(OUTBOX_TOP)/src
 ifneq ($(OUTBOX_TESTING),)

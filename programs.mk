@@ -6,11 +6,12 @@ PROGRAMS := $(addprefix $(OUT)/, mock_broker kafka_admin kafka_produce judge_con
 # for those brokers whose client library is there
 include headers.mk
 PROGRAMS += $(if $(call headers,nats/nats.h),$(OUT)/nats_consume)
-PROGRAMS += $(if $(call headers,amqp.h),$(OUT)/rabbit_consume $(OUT)/rabbit_produce)
+RABBIT_LIBRARY = transports/rabbitmq/worker/rabbit_library.h
+PROGRAMS += $(if $(call headers,$(RABBIT_LIBRARY)),$(OUT)/rabbit_consume $(OUT)/rabbit_produce)
 CLOCK = $(OUT)/fault_clock.so
 CFLAGS ?= -O2 -g
 LIBRARY = -lrdkafka
-WARNINGS = -Wall -Wextra -Werror -Wno-unused-parameter
+WARNINGS = -Wall -Wextra $(WERROR) -Wno-unused-parameter
 
 all: $(PROGRAMS) $(CLOCK)
 
@@ -19,10 +20,11 @@ $(OUT)/kafka_admin: test/support/kafka_admin.c
 $(OUT)/kafka_produce: test/support/kafka_produce.c
 $(OUT)/kafka_produce: CPPFLAGS += -D_GNU_SOURCE
 $(OUT)/judge_consume: test/judge/judge_consume.c test/judge/judge_line.h
-$(OUT)/rabbit_consume: test/judge/rabbit_consume.c test/judge/judge_line.h
-$(OUT)/rabbit_produce: test/support/rabbit_produce.c
+$(OUT)/rabbit_consume: test/judge/rabbit_consume.c test/judge/judge_line.h $(RABBIT_LIBRARY)
+$(OUT)/rabbit_produce: test/support/rabbit_produce.c $(RABBIT_LIBRARY)
 $(OUT)/rabbit_produce: CPPFLAGS += -D_GNU_SOURCE
 $(OUT)/rabbit_consume $(OUT)/rabbit_produce: LIBRARY = -lrabbitmq
+$(OUT)/rabbit_consume $(OUT)/rabbit_produce: CPPFLAGS += -I$(dir $(RABBIT_LIBRARY))
 $(OUT)/nats_consume: test/judge/nats_consume.c test/judge/judge_line.h
 $(OUT)/nats_consume: LIBRARY = -lnats
 $(OUT)/fault_proxy: test/faults/proxy.c

@@ -114,12 +114,12 @@ inbox_marks_set(InboxMarks *marks, Datum consumer, const Datum *ids, int n, bool
 	{
 		candidates[i].id = (const text *) DatumGetPointer(ids[i]);
 		candidates[i].place = i;
+		set[i] = false;
 	}
 	skip = common_length(candidates, n);
 	for (int i = 0; i < n; i++)
 		candidates[i].prefix = get_prefix(candidates[i].id, skip);
 	sort_candidates(candidates, n);
-	memset(set, false, n * sizeof(bool));
 	for (int i = 0; i < n; i++)
 	{
 		if (i > 0 && candidates[i].prefix == candidates[i - 1].prefix &&

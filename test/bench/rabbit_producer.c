@@ -26,10 +26,8 @@
 #include <string.h>
 #include <sys/time.h>
 
-#include <amqp.h>
-#include <amqp_tcp_socket.h>
-
 #include "measure.h"
+#include "rabbit_library.h"
 
 #define EXCHANGE	"bench"		/* as Bench/Rabbit.pm */
 #define WINDOW		8192		/* as rabbit_publish.c */

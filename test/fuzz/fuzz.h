@@ -46,7 +46,7 @@ extern bool fuzz_raises(void (*function) (void *), void *arg);
 /* Free all that was allocated (between inputs). */
 extern void fuzz_reset(void);
 
-extern void fuzz_broken(const char *file, int line, const char *what) pg_attribute_noreturn();
+extern void fuzz_broken(const char *file, int line, const char *what) __attribute__((noreturn));
 
 #define REQUIRE(condition) \
 	((condition) ? (void) 0 : fuzz_broken(__FILE__, __LINE__, #condition))

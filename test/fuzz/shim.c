@@ -11,6 +11,7 @@
 #include "access/timeline.h"
 #include "access/xlog.h"
 #include "commands/defrem.h"
+#include "common/int.h"
 #include "mb/pg_wchar.h"
 #include "miscadmin.h"
 #include "nodes/pg_list.h"
@@ -268,7 +269,11 @@ KEEP_TEXT(errdetail_internal)
 KEEP_TEXT(errhint)
 
 void
+#if PG_VERSION_NUM >= 160000
+ExceptionalCondition(const char *conditionName,
+#else
 ExceptionalCondition(const char *conditionName, const char *errorType,
+#endif
 					 const char *fileName, int lineNumber)
 {
 	fuzz_broken(fileName, lineNumber, conditionName);

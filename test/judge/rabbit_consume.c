@@ -30,10 +30,8 @@
 #include <time.h>
 #include <unistd.h>
 
-#include <amqp.h>
-#include <amqp_tcp_socket.h>
-
 #include "judge_line.h"
+#include "rabbit_library.h"
 
 #define MAX_QUEUES	1000
 #define PREFETCH	5000		/* of a stream, which must have a bound */

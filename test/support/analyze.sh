@@ -8,12 +8,12 @@ set -eu
 
 here=$(cd "$(dirname "$0")" && pwd)
 cd "$here/../.."
-"$here/deps.sh" pg15 rdkafka analyze
+"$here/deps.sh" postgres rdkafka analyze
 . "$here/versions.sh"
 out=build/analyze
 mkdir -p "$out"
-make -s -C test/fuzz OUT="$PWD/$out" PG_CONFIG="$pg15_config" "$PWD/$out/option_table.h"
-server=$("$pg15_config" --includedir-server)
+make -s -C test/fuzz OUT="$PWD/$out" PG_CONFIG="$system_config" "$PWD/$out/option_table.h"
+server=$("$system_config" --includedir-server)
 files=$(ls src/*.c src/*/*.c transports/common/*.c transports/*/*/*.c | grep -v make_option_table)
 looked=0
 

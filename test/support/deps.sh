@@ -1,10 +1,10 @@
 #!/bin/sh
-# Installs what is missing on Debian 12, and only that; quiet when all is there.
+# Installs what is missing on Debian 12 or 13, and only that; quiet when all is there.
 #
-#   test/support/deps.sh [what ...]       default: pg15 rdkafka kafka pgnext
+#   test/support/deps.sh [what ...]       default: postgres rdkafka kafka pgnext
 #
-#   pg15      PostgreSQL 15, its headers and test modules, a compiler
-#   plpython  PL/Python for PostgreSQL 15
+#   postgres  the distribution's PostgreSQL, its headers and test modules, a compiler
+#   plpython  PL/Python for it
 #   rdkafka   librdkafka's headers
 #   rdkafka-new   the newest librdkafka, built from Debian's source into the cache
 #   kafka     Java, and Apache Kafka's jars by Maven into the cache
@@ -73,14 +73,14 @@ no_main_cluster() {
 	}
 }
 
-need_pg15() {
+need_postgres() {
 	no_main_cluster
-	install_packages postgresql-15 postgresql-server-dev-15 libipc-run-perl \
+	install_packages postgresql-$system_major postgresql-server-dev-$system_major libpq-dev libipc-run-perl \
 		gcc make pkg-config libc6-dev perl procps util-linux
 }
 
 need_plpython() {
-	install_packages postgresql-plpython3-15
+	install_packages postgresql-plpython3-$system_major
 }
 
 need_cc() {
@@ -165,11 +165,11 @@ need_analyze() {
 	install_packages clang-14 cppcheck
 }
 
-[ $# -gt 0 ] || set -- pg15 rdkafka kafka pgnext
+[ $# -gt 0 ] || set -- postgres rdkafka kafka pgnext
 for what; do
 	case $what in
 		rdkafka-new) need_rdkafka_new ;;
-		pg15 | plpython | rdkafka | kafka | pgnext | kcat | redis | nats | rabbitmq | fuzz | coverage | valgrind | analyze | cc)
+		postgres | plpython | rdkafka | kafka | pgnext | kcat | redis | nats | rabbitmq | fuzz | coverage | valgrind | analyze | cc)
 			"need_$what"
 			;;
 		*) echo "deps.sh: unknown: $what" >&2; exit 2 ;;

@@ -1,8 +1,9 @@
 #!/bin/sh
-# Runs a command in a fresh Debian 12, to see that nothing is missing there.
+# Runs a command in a fresh Debian, to see that nothing is missing there.
 #
 #   test/support/fresh_debian.sh DIR make demo
 #   test/support/fresh_debian.sh --user DIR make demo      as one who may sudo
+#   SUITE=trixie test/support/fresh_debian.sh ...          Debian 13 instead of 12
 #
 # As root.  DIR is made by debootstrap if it isn't there; what is committed is
 # cloned into root's or the user's home directory there.  Only /proc is mounted, and
@@ -19,7 +20,7 @@ mirror=${DEBIAN_MIRROR:-$(debian_mirror)}
 
 command -v debootstrap >/dev/null || apt-get install -q -y debootstrap
 [ -e "$dir/etc/debian_version" ] ||
-	debootstrap --variant=minbase --include=git,make,ca-certificates bookworm "$dir" "$mirror"
+	debootstrap --variant=minbase --include=git,make,ca-certificates "${SUITE:-bookworm}" "$dir" "$mirror"
 
 # names and certificates as on this machine
 cp /etc/resolv.conf /etc/hosts "$dir/etc/"

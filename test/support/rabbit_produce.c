@@ -20,8 +20,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include <amqp.h>
-#include <amqp_tcp_socket.h>
+#include "rabbit_library.h"
 
 #define MAX_HEADERS	64
 

@@ -19,13 +19,17 @@ kafka_home=$cache/kafka-$kafka_version
 # The newest librdkafka, beside the system's; see build-rdkafka.sh.
 rdkafka_new=$cache/rdkafka-new
 
-# The second PostgreSQL major, in order of preference; with the Debian suites
-# whose source packages may have it.
-pgnext_majors="17 18"
+# The first PostgreSQL major is what the distribution has; the second one is newer: in
+# order of preference, with the Debian suites whose source packages may have it.
+case $(sed -n 's/^VERSION_ID="\{0,1\}\([0-9]*\).*/\1/p' /etc/os-release) in
+	13) system_major=17 pgnext_majors=18 ;;
+	24) system_major=16 pgnext_majors="17 18" ;;
+	*) system_major=15 pgnext_majors="17 18" ;;
+esac
 pgnext_suites_17="trixie trixie-security trixie-updates"
 pgnext_suites_18="sid forky"
 
-pg15_config=${PG_CONFIG:-/usr/lib/postgresql/15/bin/pg_config}
+system_config=${PG_CONFIG:-/usr/lib/postgresql/$system_major/bin/pg_config}
 
 # pgnext_config [VARIANT of build-postgres.sh]
 pgnext_config() {

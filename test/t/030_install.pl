@@ -11,8 +11,9 @@ use PostgreSQL::Test::Utils ();
 # what the compiler finds first is as good as nothing
 my $tree = abs_path(dirname(__FILE__) . '/../..');
 my $hidden = PostgreSQL::Test::Utils::tempdir();
-mkdir "$hidden/nats" or die $!;
-PostgreSQL::Test::Utils::append_to_file("$hidden/$_", "#error not here\n") for 'nats/nats.h', 'amqp.h';
+mkdir "$hidden/$_" or die $! for qw(nats rabbitmq-c);
+PostgreSQL::Test::Utils::append_to_file("$hidden/$_", "#error not here\n")
+	for qw(nats/nats.h amqp.h rabbitmq-c/amqp.h);
 my $plan = sub { scalar qx{make -n -C '$tree' -f extension.mk all CPPFLAGS='$_[0]' 2>&1} };
 like($plan->(''), qr/clients of kafka nats rabbitmq are built"/, 'make builds what it has libraries for');
 like($plan->("-I$hidden"), qr/clients of kafka are built; missing are: nats \(libnats-dev .*rabbitmq \(/,

@@ -25,13 +25,11 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#include <amqp.h>
-#include <amqp_framing.h>
-
 #include "common/error.h"
 #include "common/io_client.h"
 #include "common/settings.h"
 #include "common/thread.h"
+#include "rabbit_library.h"
 #include "transport/source.h"
 #include "transport/transport.h"
 

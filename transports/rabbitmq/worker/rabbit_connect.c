@@ -29,8 +29,6 @@
 
 #include <linux/sockios.h>
 
-#include <amqp_ssl_socket.h>
-#include <amqp_tcp_socket.h>
 #include <openssl/err.h>
 #include <openssl/pem.h>
 #include <openssl/ssl.h>
