@@ -88,6 +88,9 @@ sub eval_erlang
 	return $out;
 }
 
+# Since version 4 the broker sorts a message's headers by name, and keeps one of each name.
+sub sorts_headers { return $_[0]->api(GET => 'overview')->{rabbitmq_version} =~ /^(\d+)/ && $1 >= 4 }
+
 # In bytes.  Where it is kept depends on the version; channels take it when they are opened.
 sub set_max_message_size
 {

@@ -15,7 +15,10 @@ sub name { return 'rabbitmq' }
 
 sub reasons
 {
+	my ($self) = @_;
+	my $sorts = 'the broker sorts headers by name, and keeps one of each name';
 	return (
+		$self->{sorts_headers} ? (header_order => $sorts, repeated_headers => $sorts) : (),
 		partitions => 'a queue has one order',
 		resend_after_outage => 'when a connection breaks, nobody knows what of the unconfirmed the broker took',
 		keeps_messages => 'what was acknowledged is gone from its queue',
@@ -37,7 +40,7 @@ sub start
 	$rabbit->create_user($user, $password);
 	$rabbit->allow($user, '.*', '.*', '.*');
 	$rabbit->exchange($exchange, 'topic');
-	return bless { rabbit => $rabbit, proxy => $proxy, limits => {} }, $class;
+	return bless { rabbit => $rabbit, proxy => $proxy, limits => {}, sorts_headers => $rabbit->sorts_headers }, $class;
 }
 
 sub end
