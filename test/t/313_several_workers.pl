@@ -206,9 +206,9 @@ $pg->stop('fast');
 pass('the server stops while a handler hangs');
 $pg->start;
 $pg->sql('CREATE OR REPLACE FUNCTION slow(m inbox.message) RETURNS void LANGUAGE sql AS $$ SELECT public.note(m) $$');
-# a worker may have the old one again
-$pg->wait_ok("WITH e AS MATERIALIZED (SELECT count(pg_terminate_backend(pid)) FROM ($asleep) a) "
-	  . "SELECT count(*) = 1 FROM effect, e WHERE value = '-2000'",
+# a worker may have the old one again; joined, it might go on, where there is no effect yet
+$pg->wait_ok("WITH e AS MATERIALIZED (SELECT count(pg_terminate_backend(pid)) n FROM ($asleep) a) "
+	  . "SELECT (SELECT n >= 0 FROM e) AND (SELECT count(*) = 1 FROM effect WHERE value = '-2000')",
 	'it has its effect once');
 $pg->sql("SELECT inbox.unsubscribe('work')");
 
