@@ -27,7 +27,13 @@ sub new_server
 	my @config = @{ delete $options{config} || [] };
 
 	$log->workers_fault('');
-	$pg->sql('DROP SERVER events') if $topic;
+	if ($topic)
+	{
+		# another server's numbers begin anew
+		$pg->sql('DROP SERVER events');
+		$pg->wait_for(q{SELECT count(*) = 0 FROM outbox.position_log WHERE server_name = 'events'})
+		  || die "positions of a server that is gone stay\n";
+	}
 	$topic = unique_topic('positions');
 	$kafka->create_topic($topic, 2, @config);
 	$pg->create_server('events', $kafka, topics => $topic, %options);
