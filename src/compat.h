@@ -101,4 +101,13 @@
 	ExecCheckIndexConstraints(result, slot, estate, tid, arbiters)
 #endif
 
+/* What a failed assertion calls, for programs that stand in for the server: 16 took an argument. */
+#if PG_VERSION_NUM >= 160000
+#define OUTBOX_EXCEPTIONAL_CONDITION(condition, file, line) \
+	ExceptionalCondition(const char *condition, const char *file, int line)
+#else
+#define OUTBOX_EXCEPTIONAL_CONDITION(condition, file, line) \
+	ExceptionalCondition(const char *condition, const char *type, const char *file, int line)
+#endif
+
 #endif							/* OUTBOX_COMPAT_H */

@@ -18,7 +18,7 @@
  * find the few among which the bad one is.
  *
  * Refused messages come in runs, and each change of clients takes time: with some
- * versions of librdkafka half a second.  So a careful client stays for as long after
+ * client libraries half a second.  So a careful client stays for as long after
  * the last refusal as the change to it took; then neither a run of bad messages nor
  * a single one costs more than twice what it must.
  *

@@ -12,6 +12,7 @@
 #include "access/xlog.h"
 #include "commands/defrem.h"
 #include "common/int.h"
+#include "compat.h"
 #include "mb/pg_wchar.h"
 #include "miscadmin.h"
 #include "nodes/pg_list.h"
@@ -269,14 +270,9 @@ KEEP_TEXT(errdetail_internal)
 KEEP_TEXT(errhint)
 
 void
-#if PG_VERSION_NUM >= 160000
-ExceptionalCondition(const char *conditionName,
-#else
-ExceptionalCondition(const char *conditionName, const char *errorType,
-#endif
-					 const char *fileName, int lineNumber)
+OUTBOX_EXCEPTIONAL_CONDITION(condition, file, line)
 {
-	fuzz_broken(fileName, lineNumber, conditionName);
+	fuzz_broken(file, line, condition);
 }
 
 /* --- lists and options ----------------------------------------------------------- */
